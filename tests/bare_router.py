@@ -1,4 +1,4 @@
-"""A router without a connection: for tests that call it as the reader does."""
+"""A router without a connection, for tests that call it directly."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from trio_codex._session.threads import Threads
 
 
 def bare_router(instruments=NO_INSTRUMENTS):
-    """Return a router, its threads and its listeners. Server requests go nowhere."""
+    """Return a router, its threads and its listeners. Server requests are ignored."""
     connection = SimpleNamespace(instruments=instruments, close_reason=None)
     threads, listeners = Threads(), Listeners(connection, EventBuffer())
     dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)

@@ -1,10 +1,10 @@
-"""Runs the integration tests against other versions of the binary; generates ``docs/compatibility.md`` from the results.
+"""Run the integration tests against other versions of the binary, and generate ``docs/compatibility.md``.
 
-``python tests/compatibility.py 0.169.0 0.160.0`` runs these versions and keeps what it saw, ``… all`` runs all of
-:data:`VERSIONS`, and without arguments it writes the page alone. Needs uv for the versions that PyPI has, and npm for newer
-ones. Each binary is some 300 MB: it is installed into a scratch directory, one at a time, and removed after its run.
+``python tests/compatibility.py 0.169.0 0.160.0`` runs these versions and stores the results, ``… all`` runs all of
+:data:`VERSIONS`, and without arguments it only writes the page. Needs uv for versions on PyPI, and npm for newer
+ones. Each binary takes about 300 MB. It is installed into a temporary directory, and removed after its run.
 
-The tests do not know about this: the installed package comes first on ``PYTHONPATH``, so its ``codex_cli_bin`` is found.
+The tests need no changes: the installed package comes first on ``PYTHONPATH``, so its ``codex_cli_bin`` is used.
 """
 
 import json
@@ -29,33 +29,30 @@ BEGIN, END = "<!-- begin of the {} -->", "<!-- end of the {} -->"
 VERSIONS = ("0.171.0", "0.169.0", "0.166.0", "0.163.0", "0.162.1", "0.160.0", "0.156.0")
 """The versions on the page, newest first."""
 
-STEER = "a steer breaks off the model's answer, and the model hears of it at once"
-MCP_STATUS = (
-    "`ListMcpServerStatusParams.serverName`: the status of one MCP server waits for all of them, and those that were added to the"
-    " configuration are listed before a reload"
-)
+STEER = "a steer stops the model's current answer, and reaches the model immediately"
+MCP_STATUS = "`ListMcpServerStatusParams.serverName`: the status of one MCP server waits for all servers, and newly configured servers are listed before a reload"
 LACKING = {
     "test_a_steer_reaches_the_model_within_the_same_turn": STEER,
-    "test_s16_a_steered_turn_is_the_same_turn_and_the_model_hears_of_it": STEER,
-    "test_a_goal_is_steered_in_the_turn_that_runs": STEER,
-    "test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with": STEER,
-    "test_a_review_by_a_bare_request_frees_its_thread_when_it_ends": (
-        "`Turn.rootTurnId`, which ties the two ids of a review together; `Thread.review()` does without it"
+    "test_s16_a_steer_reaches_the_model_within_the_same_turn": STEER,
+    "test_steering_a_goal_reaches_its_running_turn": STEER,
+    "test_s40_a_steer_reaches_the_goals_second_turn": STEER,
+    "test_a_review_started_by_a_plain_request_frees_its_thread_when_it_ends": (
+        "`Turn.rootTurnId`, which connects the two ids of a review; `Thread.review()` does without it"
     ),
-    "test_s20_a_bypass_survives_start_and_resume_and_one_for_a_turn_stays_on_the_thread": (
-        "a thread that another server resumes keeps its sandbox; it is back at the configured one"
+    "test_s20_a_bypass_survives_a_resume_and_one_set_by_a_turn_stays_on_the_thread": (
+        "a thread resumed by another server keeps its sandbox instead of using the configured one"
     ),
-    "test_s29_all_pages_of_a_list_are_gone_through": "`ThreadListParams.excludedThreadIds`",
-    "test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_waits_for_no_other": MCP_STATUS,
-    "test_one_that_was_added_to_the_configuration_starts_in_open_threads_after_a_reload": MCP_STATUS,
+    "test_s29_listing_threads_fetches_all_pages": "`ThreadListParams.excludedThreadIds`",
+    "test_the_status_of_one_mcp_server_does_not_wait_for_the_others": MCP_STATUS,
+    "test_after_a_reload_a_newly_configured_server_starts_in_open_threads": MCP_STATUS,
 }
-"""What an older server lacks, by the test that fails because of it."""
+"""The feature that an older server lacks, by the test that fails without it."""
 
 RUN_SECONDS = 1200
-"""Bound of one run; two minutes is what it takes on an idle machine."""
+"""Timeout of one run, which takes two minutes on an idle machine."""
 
 AGAIN_LIMIT = 20
-"""More failures than this are not due to a busy machine."""
+"""If more tests fail, a busy machine is not the reason, and they are not run again."""
 
 MESSAGE_LIMIT = 200
 
@@ -69,7 +66,7 @@ def run(version):
         assert installed(env) == version
         outcomes = run_tests(env, scratch, ["tests/integration"])
         again = [test for test, (outcome, _) in outcomes.items() if outcome == "failed"]
-        # A machine that is busy fails a test now and then; a version that lacks something fails it twice.
+        # On a busy machine a test may fail once; if the version lacks a feature, it fails twice.
         if 0 < len(again) <= AGAIN_LIMIT:
             outcomes |= run_tests(env, scratch, again)
         return {
@@ -82,7 +79,7 @@ def run(version):
 
 
 def installed(env):
-    """The version that the tests will run."""
+    """Return the version that the tests will run."""
     code = "from trio_codex.binary import find_binary; print(find_binary().version)"
     return subprocess.run(
         [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
@@ -90,7 +87,7 @@ def installed(env):
 
 
 def drift(env):
-    """How many differences from our schema matter, and how many do not."""
+    """Return how many differences from the pinned schema matter, and how many do not."""
     command = [sys.executable, "-m", "trio_codex.cli", "doctor", "--schema", "--json"]
     ended = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
     differences = json.loads(ended.stdout)["differences"]
@@ -99,7 +96,7 @@ def drift(env):
 
 
 def run_tests(env, scratch, tests):
-    """Run tests; return the outcome and message of each."""
+    """Run tests, and return the outcome and message of each."""
     report = scratch / "report.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
@@ -127,7 +124,7 @@ def read_report(report, scratch):
 
 
 def plain(message, scratch):
-    """The first line of a message, without details that differ between runs."""
+    """Return the first line of a message, without details that differ between runs."""
     line = next(iter(message.splitlines()), "").replace(str(scratch), "…")
     line = re.sub(rf"{re.escape(tempfile.gettempdir())}[^\s'\"`]*", "…", line)
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", line)
@@ -162,7 +159,7 @@ def newest_first(recorded):
 
 
 def name_of(test):
-    """The name of a test without its file and parameters."""
+    """Return the name of a test without its file and parameters."""
     return test.partition("::")[2].partition("[")[0]
 
 
@@ -171,7 +168,7 @@ def unexplained(failures):
 
 
 def range_without_failures(recorded):
-    """The oldest and the newest version between which nothing failed that the server does not lack."""
+    """Return the oldest and the newest version of the range whose only failures are due to missing features."""
     oldest = newest = None
     for version in newest_first(recorded):
         if unexplained(recorded[version]["failures"]):
@@ -185,7 +182,7 @@ def summary(recorded):
     lines = [
         f"Tested: {oldest} to {newest}." if oldest != newest else f"Tested: {newest}.",
         "",
-        "| codex | passed | skipped | failed | of that, lacking in the server | differences that matter | other ones |",
+        "| codex | passed | skipped | failed | failed for a missing feature | important differences | other differences |",
         "|---|---|---|---|---|---|---|",
     ]
     for version in newest_first(recorded):
@@ -216,7 +213,7 @@ def by_test_file(recorded):
 
 
 def by_lack(recorded):
-    """What older servers lack, with the tests that fail of it."""
+    """List the features that older servers lack, with the tests that fail without them."""
     failing = failing_tests(recorded)
     lacks = {}
     for test, what in LACKING.items():
@@ -229,21 +226,21 @@ def by_lack(recorded):
 
 
 def by_message(recorded):
-    """Other failures, as observed."""
+    """List the other failures, as observed."""
     failing = failing_tests(recorded)
     lines = ["| test | failed with | seen first |", "|---|---|---|"]
     for test in sorted(set().union(*failing.values()) - LACKING.keys()):
         found = [version for version in failing if test in failing[version]]
         failures = recorded[found[0]]["failures"]
         message = next(message for key, message in failures.items() if name_of(key) == test)
-        # pytest's details of a comparison, after the first line, are only for debugging.
+        # The lines after the first are pytest's details for debugging.
         told = message.partition("\\n")[0].replace("`", "'").replace("|", "/")
         lines.append(f"| `{test}` | {', '.join(found)} | `{told}` |")
     return "\n".join(lines) if lines[2:] else "None."
 
 
 def failing_tests(recorded):
-    """The names of the failed tests, by version."""
+    """Return the names of the failed tests by version."""
     return {version: {*map(name_of, recorded[version]["failures"])} for version in newest_first(recorded)}
 
 

@@ -1,6 +1,6 @@
-"""The hypothesis profile of all tests, and the check that each leaves nothing behind.
+"""The hypothesis profile of all tests, and the check that no test leaves anything behind.
 
-Every run tries the same inputs, so that a failure is due to the change. For new ones, set ``HYPOTHESIS_PROFILE`` to
+Every run tries the same inputs, so a new failure is due to a change. To try new inputs, set ``HYPOTHESIS_PROFILE`` to
 ``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
 """
 
@@ -25,57 +25,57 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
 
-# The seed of the samples of cancellations. Workers inherit a random one, and the summary of the run shows it.
+# The seed of the cancellation samples. Workers inherit a random seed, and the summary shows it.
 os.environ.setdefault("SWEEP_SEED", "0")
 if os.environ["SWEEP_SEED"] == "random":
     os.environ["SWEEP_SEED"] = str(random.randrange(10**6))
 
-# Hundreds of interpreters that tests start import the package: without bytecode, each would compile it again.
+# Tests start hundreds of interpreters that import the package. Without bytecode, each would compile it again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 MOST_WORKERS = 4
-"""Some tests depend on timing, even while the other workers are busy."""
+"""Some tests depend on timing even while other workers are busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Distribute a run of everything over the processors.
+    """Distribute a full run over the processors.
 
-    Selected tests run in this process, where a debugger works and nothing has to start first; so do the tests that measure
-    for minutes. With ``-n 0``, a run of everything does, too.
+    Selected tests run in this process, where a debugger works and no workers have to start; so do the long
+    benchmarks. With ``-n 0``, a full run does, too.
     """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not everything or config.option.markexpr != "not long" or processors == 1:
         return 0
-    # One more than there are processors, because tests wait for the processes that they start.
+    # One worker more than there are processors, because tests wait for child processes.
     return min(processors + 1, MOST_WORKERS)
 
 
 def pytest_collection_finish():
-    """Exempt collected tests from garbage collection: they live as long as the run, and would slow down each collection."""
+    """Exempt collected tests from garbage collection: they live for the whole run and slow down each collection."""
     gc.collect()
     gc.freeze()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in a job that a shell runs in the background. Tests press Ctrl-C, here and in what they start.
+    # SIGINT is ignored in background jobs of a shell, but tests send it to this process and its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Fail the test that leaves a child process, a thread or a descriptor."""
+    """Fail a test that leaves a child process, a thread or a file descriptor behind."""
     with assert_nothing_left():
         yield
 
 
-# -- what was tried, in a few lines at the end of the run ----------------------------------------------------------
+# -- a summary at the end of the run ----------------------------------------------------------
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Summarize what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
+    """Summarize the fault matrix, cancelled checkpoints and fuzzed inputs that tests recorded as properties."""
     tried = [
         (dict(report.user_properties), report)
         for outcome in ("passed", "failed")
@@ -118,7 +118,7 @@ def _fuzzed(tried):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
+    """Return the paths of a certificate for localhost and 127.0.0.1 and of its key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     directory = tmp_path_factory.mktemp("certificate")

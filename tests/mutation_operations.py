@@ -1,10 +1,11 @@
-"""The operations of mutation testing: what can be changed in a function of the library, found in its syntax tree.
+"""The operations of mutation testing: changes to a function of the library, located in its syntax tree.
 
-An operation names the kind of place that it changes (a statement, a condition, a call …) and what this place mentions:
-identifiers, attributes, keyword arguments and string constants. So it survives formatting, moved lines, and renamed
-variables that it does not mention. It must match exactly one place of the function; of nested ones, the innermost.
+An operation names the kind of node that it changes (a statement, a condition, a call …) and what the node mentions:
+identifiers, attributes, keyword arguments and string constants. It therefore survives formatting, moved lines, and
+renamed variables that it does not mention. It must match exactly one node of the function. If matching nodes are
+nested, the innermost one counts.
 
-The replacement is source code, in which ``_`` stands for what was there before.
+The replacement is source code, in which ``_`` stands for the original node.
 """
 
 import ast
@@ -18,12 +19,12 @@ DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 class DoesNotApplyError(Exception):
-    """A mutation names a function that does not exist, or a place in it that is absent or ambiguous."""
+    """A mutation names a function that does not exist, or its target is missing or ambiguous."""
 
 
 @attrs.frozen
 class Place:
-    """Where a node hangs: in this field of its parent, at this index if the field is a list."""
+    """The place of a node: a field of its parent, and an index if the field is a list."""
 
     parent: ast.AST
     field: str
@@ -44,11 +45,11 @@ class Place:
 
 @attrs.frozen
 class Operation:
-    """One change of one place.
+    """A change to one place.
 
     Attributes:
         kind: What is changed, for messages.
-        mentions: What the place must mention.
+        mentions: Names and strings that the place must mention.
         becomes: The source code that replaces it.
         candidates: Lists all places of this kind in a syntax tree.
     """
@@ -59,10 +60,10 @@ class Operation:
     candidates: Callable = attrs.field(repr=False)
 
     def apply(self, scope):
-        """Change the one place of ``scope`` that matches.
+        """Change the one matching place in ``scope``.
 
         Raises:
-            DoesNotApplyError: None matches, or several do.
+            DoesNotApplyError: No place matches, or several do.
         """
         places = list(self.candidates(scope))
         matching = [place for place in places if {*self.mentions} <= names_in(place.node)]
@@ -89,7 +90,7 @@ class Operation:
 
 
 class _Insert(ast.NodeTransformer):
-    """Put what was there before in the place of ``_``."""
+    """Replace ``_`` with the original node."""
 
     def __init__(self, old):
         self._old = old
@@ -103,7 +104,7 @@ class _Insert(ast.NodeTransformer):
         return self._old if node.id == "_" and isinstance(self._old, ast.expr) else node
 
 
-# -- the vocabulary --------------------------------------------------------------------------------------------------
+# -- the operations --------------------------------------------------------------------------------------------------
 
 
 def statement(*mentions, becomes):
@@ -117,7 +118,7 @@ def drop(*mentions):
 
 
 def condition(*mentions, becomes):
-    """Replace what an ``if``, a ``while``, a conditional expression or a comprehension tests."""
+    """Replace the condition of an ``if``, a ``while``, a conditional expression or a comprehension."""
     return Operation("condition", mentions, becomes, _conditions)
 
 
@@ -137,7 +138,7 @@ def operand(*mentions, becomes="False"):
 
 
 def iterable(*mentions, becomes="()"):
-    """Replace what a loop or a comprehension iterates over."""
+    """Replace the iterable of a loop or a comprehension."""
     return Operation(
         "iterable", mentions, becomes, _fields((ast.For | ast.AsyncFor | ast.comprehension, "iter"))
     )
@@ -149,7 +150,7 @@ def returns(becomes, *mentions):
 
 
 def value(target, becomes):
-    """Replace what is bound to a variable or an attribute, by an assignment or by ``with``."""
+    """Replace the value that an assignment or a ``with`` binds to a variable or an attribute."""
     return Operation(f"value of {target!r}", (), becomes, lambda scope: _bindings(scope, target))
 
 
@@ -195,7 +196,7 @@ def constant(old, new):
 
 
 def catches(old, new):
-    """Let an ``except`` clause catch another exception."""
+    """Make an ``except`` clause catch another exception."""
     return Operation("exception caught", (old,), new, _fields((ast.ExceptHandler, "type")))
 
 
@@ -205,7 +206,7 @@ def start(code):
 
 
 def without_key(key):
-    """Remove an entry from a dictionary display."""
+    """Remove an entry from a dictionary literal."""
     return _WithoutKey(key)
 
 
@@ -246,7 +247,7 @@ class _WithoutKey:
 
 
 def _fields(*kinds):
-    """Return a function that lists the places in these fields of nodes of these types."""
+    """Return a function that lists the children in these fields of these node types."""
 
     def candidates(scope):
         for node in ast.walk(scope):
@@ -305,7 +306,7 @@ def _last_name(node):
 
 
 def names_in(tree):
-    """Return what a piece of code mentions: identifiers, attributes, keyword arguments, string constants."""
+    """Return the identifiers, attributes, keyword arguments and string constants in a piece of code."""
     found = set()
     for node in ast.walk(tree):
         match node:
@@ -328,12 +329,12 @@ def mutated(package, where, operation):
 
     Args:
         package: The directory of the package.
-        where: A module below it, and what is changed there, as ``_process.server:ServerProcess.stop``: a function, or a
-            variable of the module; without it, the module itself.
-        operation: What is changed.
+        where: A module below it and a function or variable in it, such as ``_process.server:ServerProcess.stop``.
+            Without the colon, the module itself.
+        operation: The change.
 
     Raises:
-        DoesNotApplyError: It cannot be done; the message says why.
+        DoesNotApplyError: The operation cannot be applied; the message says why.
     """
     module, _, qualified_name = where.partition(":")
     path = package.joinpath(*module.split("."))
@@ -372,7 +373,7 @@ def _names_defined_by(node):
 
 
 def _hint(package, where):
-    """Return where it may have gone: definitions of the same name, best guess first."""
+    """Return where the code may be now: definitions of the same name, best guess first."""
     found = []
     wanted = where.rpartition(":")[2].rpartition(".")[2]
     for path in package.rglob("*.py"):

@@ -1,11 +1,11 @@
-"""Breaks of the library, each with the test that must fail because of it: the proof that the guarantees are tested.
+"""Mutations that each break a guarantee, with the test that must fail: the proof that guarantees are tested.
 
-A break names a function and an operation (``mutation_operations.py``), so that it survives formatting and moved lines. If
-its function is renamed or moved, ``tests/test_mutations.py`` names the new place.
+A mutation names a function and an operation (``mutation_operations.py``), so it survives formatting and moved lines.
+If its function is renamed or moved, ``tests/test_mutations.py`` suggests the new place.
 
-Run as ``python tests/mutations.py``, or with numbers of guarantees (``G3 G8``) for some of them. Each break is made in a
-copy of the tree, and only there. A copy rather than an import hook, because the guard runs with ``-I -S``, which ignores
-hooks, and because some tests read the source.
+Run all with ``python tests/mutations.py``, or some with the numbers of guarantees (``G3 G8``). Each mutation is made
+in a copy of the tree. An import hook would not do: the guard runs with ``-I -S``, which ignores hooks, and some tests
+read the source.
 """
 
 import os
@@ -43,18 +43,18 @@ COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
 
 TEST_SECONDS = 120
 FAILED = 1
-"""The exit status of pytest for "some tests failed"; another means that they could not be run."""
+"""The exit status of pytest for "some tests failed". Any other status means that they could not be run."""
 
 
 @attrs.frozen
 class Mutation:
-    """One break.
+    """One mutation.
 
     Attributes:
-        guarantee: Which one it breaks.
-        what: What the code does after it.
+        guarantee: The number of the guarantee that it breaks.
+        what: How the code misbehaves then.
         where: A module below ``trio_codex`` and a function or variable in it, such as ``_link.calls:Calls.end``.
-        operation: What is changed there.
+        operation: The change.
         test: The test that must fail.
     """
 
@@ -65,14 +65,14 @@ class Mutation:
     test: str
 
     def apply(self, root):
-        """Break the copy of the tree below ``root``."""
+        """Apply the mutation to the copy of the tree below ``root``."""
         path, source = mutated(root / "src" / "trio_codex", self.where, self.operation)
         path.write_text(source)
 
 
 MUTATIONS = [
     Mutation(
-        "G1", "what the server leaves behind does not fall to the guard",
+        "G1", "the guard does not adopt orphans of the server",
         "_process.guard:PR_SET_CHILD_SUBREAPER", constant(36, 0),
         "tests/runtime/test_process_stop.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
     ),
@@ -92,27 +92,27 @@ MUTATIONS = [
         "tests/runtime/test_hosts.py::test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sigchld",
     ),
     Mutation(
-        "G1", "nobody looks after the guard",
+        "G1", "the guard has no supervisor",
         "_process.guard:keep", condition("waitpid", becomes="_ and False"),
         "tests/runtime/test_hosts.py::test_nothing_survives_a_guard_that_is_killed_not_even_orphans",
     ),
     Mutation(
-        "G1", "without a process table no child is known",
+        "G1", "without a process table no children are found",
         "_process.guard:Guard.signal_all", always("table_is_ours"),
         "tests/runtime/test_hosts.py::test_the_guard_ends_everything_where_the_system_lacks",
     ),
     Mutation(
-        "G1", "a forked copy keeps stdin open",
+        "G1", "a forked child keeps stdin open",
         "_process.pipes:PipeSendStream.close", drop("shutdown"),
         "tests/runtime/test_pipes.py::test_closing_is_the_end_also_while_a_forked_copy_holds_on",
     ),
     Mutation(
-        "G14", "a tree that does not end in time is a bug of the library",
+        "G14", "a process tree that does not end in time is reported as an internal error",
         "_api.lifecycle:ClientLifecycle._watch", catches("ClosedResourceError", "trio.BusyResourceError"),
         "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
     ),
     Mutation(
-        "G1", "a full disk is a traceback",
+        "G1", "a full disk causes a traceback",
         "cli._commands:_run", catches("OSError", "EOFError"),
         "tests/cli/test_cli_streams.py::test_a_full_disk_is_reported_on_one_line",
     ),
@@ -132,47 +132,47 @@ MUTATIONS = [
         "tests/integration/test_real_turns.py::test_an_interrupt_right_after_the_start_is_not_lost",
     ),
     Mutation(
-        "G2", "agents are left alone",
+        "G2", "agents are not ended",
         "_session.ending:TurnEnder.end_offspring", iterable("children"),
         "tests/faults/test_process_trees.py::test_the_command_of_an_agent_ends_with_the_interrupted_turn_that_spawned_the_agent",
     ),
     Mutation(
-        "G2", "commands in the background are left alone",
+        "G2", "background commands are not ended",
         "_session.ending:TurnEnder.end_offspring", iterable("terminals"),
-        "tests/integration/test_real_turns.py::test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_earlier_turn_is_not",
+        "tests/integration/test_real_turns.py::test_cancelling_a_turn_ends_its_background_command_but_none_of_earlier_turns",
     ),
     Mutation(
-        "G2", "an idle handle ends the turn of another",
+        "G2", "an idle handle ends another handle's turn",
         "_api.thread:Thread._has_to_end", returns("True", "opener"),
         "tests/client/test_opening.py::test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started",
     ),
     Mutation(
-        "G2", "a turn that runs when its thread is resumed is steered",
+        "G2", "a turn already running at the resume is steered",
         "_session.snapshot:take_snapshot", drop("begin_turn"),
         "tests/client/test_opening.py::test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended",
     ),
     Mutation(
-        "G2", "a thread is unsubscribed from behind a resume in flight",
+        "G2", "a thread is unsubscribed while a resume is pending",
         "_api.thread:Thread._close", operand("pending"),
         "tests/client/test_opening.py::test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left",
     ),
     Mutation(
-        "G3", "an opening whose answer cannot be read is not undone",
+        "G3", "opening a thread is not undone if its response is invalid",
         "_api.thread_requests:_undo_unread", drop("undo"),
         "tests/client/test_opening.py::test_an_opening_whose_answer_cannot_be_read_is_undone",
     ),
     Mutation(
-        "G3", "a cancelled opening is not undone",
+        "G3", "a cancelled opening of a thread is not undone",
         "_session.server:Server.acquire", never("take_back"),
         "tests/client/test_client.py::test_a_cancelled_opening_of_a_thread_is_undone",
     ),
     Mutation(
-        "G3", "entering a login is where it may be cancelled",
+        "G3", "entering a login has a checkpoint after its start",
         "_api.login:LoginHandle.__aenter__", call("cancel_shielded_checkpoint", becomes="trio.lowlevel.checkpoint()"),
         "tests/client/test_login.py::test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server",
     ),
     Mutation(
-        "G3", "a cancelled start of a turn is forgotten",
+        "G3", "the turn of a cancelled turn/start is not ended",
         "_session.ending:TurnEnder._was_started", statement("wait_any", becomes="return False"),
         "tests/turns/test_turn.py::test_a_cancelled_start_waits_for_the_answer_and_interrupts_the_turn",
     ),
@@ -192,32 +192,32 @@ MUTATIONS = [
         "tests/client/test_loading.py::test_a_session_of_every_kind_imports_nothing",
     ),
     Mutation(
-        "G5", "who waits is not told of the end",
+        "G5", "waiting tasks are not woken at the end",
         "_link.calls:Calls.end", drop("settle"),
         "tests/runtime/test_connection_end.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
     ),
     Mutation(
-        "G5", "all who wait get one exception",
+        "G5", "waiting tasks share one exception object",
         "_link.call:CloseReason.exception", returns("self._error"),
         "tests/runtime/test_connection_end.py::test_a_death_gives_a_fresh_exception_each_time",
     ),
     Mutation(
-        "G5", "a server that was given up is not named",
+        "G5", "a server left behind is not reported",
         "_process.channel:ProcessChannel.explain", read("pid", becomes="None"),
         "tests/faults/test_fault_matrix.py::test_a_server_that_goes_silent_costs_no_more_than_the_budgets",
     ),
     Mutation(
-        "G6", "there is no window",
+        "G6", "requests have no window",
         "_link.calls:Calls.__init__", call("FlowControl", becomes="FlowControl(1000 * window)"),
         "tests/runtime/test_connection.py::test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken",
     ),
     Mutation(
-        "G6", "a cancelled request gives its line back",
+        "G6", "a cancelled request returns its credits immediately",
         "_link.calls:Calls.settled", statement("line", becomes="_\nself._flow.refused(call.queued_line)"),
         "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
     ),
     Mutation(
-        "G6", "there are no barriers",
+        "G6", "no barriers are sent",
         "_link.flow:FlowControl.needs_barrier", returns("False"),
         "tests/runtime/test_flow.py::test_replies_wait_for_nothing_but_count",
     ),
@@ -237,22 +237,22 @@ MUTATIONS = [
         "tests/runtime/test_flow.py::test_a_server_that_takes_nothing_any_more_fails_everybody_in_time",
     ),
     Mutation(
-        "G6", "an overload is not recognised",
+        "G6", "an overload error is not recognized",
         "_core.rpc", without_key(-32001),
         "tests/core/test_rpc.py::test_the_code_alone_reports_the_class_whatever_the_data",
     ),
     Mutation(
-        "G7", "a cancelled write is forgotten half-way",
+        "G7", "a cancelled write drops the rest of its line",
         "_link.write_queue:WriteQueue._take", value("taken", becomes="False"),
         "tests/runtime/test_connection_writing.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
     ),
     Mutation(
-        "G7", "the rest of a line is forgotten",
+        "G7", "the rest of a partial line is dropped",
         "_link.write_queue:WriteQueue._send_now", value("_rest", becomes="_[:0]"),
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
     Mutation(
-        "G7", "a line is written between the halves of another",
+        "G7", "a line is written into the middle of another",
         "_link.write_queue:WriteQueue._send_now", never("_idle"),
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
@@ -262,22 +262,22 @@ MUTATIONS = [
         "tests/runtime/test_dispatch.py::test_a_callback_that_raises_denies_and_fails_its_group_once",
     ),
     Mutation(
-        "G8", "a withdrawn request keeps its callback",
+        "G8", "the callback of a withdrawn request is not cancelled",
         "_link.dispatch:Dispatcher.withdraw", drop("cancel"),
         "tests/runtime/test_dispatch.py::test_a_request_that_is_withdrawn_while_its_callback_waits_cancels_it_and_gets_no_answer",
     ),
     Mutation(
-        "G8", "questions about a thread that is being resumed are not held",
+        "G8", "requests of a thread being resumed are not held",
         "_session.router:Router.on_server_request", operand("_is_held"),
         "tests/client/test_opening.py::test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has",
     ),
     Mutation(
-        "G8", "questions of another client's turn are answered",
+        "G8", "requests of another client's turn are answered",
         "_session.asking:_belongs_to_others", operand("is_shared"),
         "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
     ),
     Mutation(
-        "G8", "questions about turns that nobody here knows are answered",
+        "G8", "requests of unknown turns are answered",
         "_session.asking:_belongs_to_others", operand("has_peers"),
         "tests/client/test_opening.py::test_attached_what_concerns_no_turn_of_ours_is_left_to_others",
     ),
@@ -287,22 +287,22 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
-        "G10", "threads that nobody has opened are kept forever",
+        "G10", "state of unopened threads is kept forever",
         "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
-        "G9", "an accepted git runs the monitor of the repository",
+        "G9", "an accepted git command runs the repository's fsmonitor",
         "policies._git:PREFIX", constant("core.fsmonitor=false", "core.fsmonitor2=false"),
         "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does",
     ),
     Mutation(
-        "G9", "a pattern for git accepts what the repository names",
+        "G9", "a git pattern accepts programs that the repository configures",
         "policies._commands:allow_commands", call("tuple", "program", becomes="read"),
         "tests/policies/test_commands.py::test_a_pattern_for_git_accepts_nothing_and_warns_unless_repositories_are_trusted",
     ),
     Mutation(
-        "G9", "an accepted git has any options",
+        "G9", "any git option is accepted",
         "policies._git:allow_git", operand("fullmatch"),
         "tests/policies/test_git.py::test_only_options_that_are_known_to_be_read_only_are_accepted",
     ),
@@ -312,17 +312,17 @@ MUTATIONS = [
         "tests/policies/test_paths.py::test_a_root_keeps_its_target_from_the_creation_of_the_policy",
     ),
     Mutation(
-        "G9", "links of /proc are followed",
+        "G9", "links in /proc are followed",
         "policies._paths:_resolved", operand("/proc"),
         "tests/policies/test_paths.py::test_a_link_through_proc_is_outside_every_root",
     ),
     Mutation(
-        "G9", "a relative path is below the present directory of this process",
+        "G9", "relative paths are resolved in the current directory of this process",
         "_values.paths:PathBase.absolute", call("join", becomes="os.path.abspath(expanded)"),
         "tests/client/test_relative_paths.py",
     ),
     Mutation(
-        "G10", "nothing is merged",
+        "G10", "deltas are not merged",
         "_link.subscriptions:Subscription.put", never("_lag"),
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
     ),
@@ -332,17 +332,17 @@ MUTATIONS = [
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
     ),
     Mutation(
-        "G10", "answers to a server that does not read pile up",
+        "G10", "responses pile up if the server does not read",
         "_link.connection:Connection._reply", never("QUEUED_REPLY_BYTES"),
         "tests/runtime/test_connection_end.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
     ),
     Mutation(
-        "G10", "records of decisions are bounded in number only",
+        "G10", "audit records are bounded only in number",
         "_session.audit:Audit.add", operand("DECISIONS_BYTES"),
         "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",
     ),
     Mutation(
-        "G5", "a long value of the environment holds up the end",
+        "G5", "a long environment value delays the shutdown",
         "_core.secrets:_without_rest", call("_overlap", becomes="max(n for n in range(len(value)) if text.startswith(value[len(value) - n :]))"),
         "tests/client/test_open.py::test_redaction_takes_linear_time_in_the_length_of_a_value",
     ),
@@ -352,12 +352,12 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_a_turn_that_ends_in_an_unknown_way_has_ended",
     ),
     Mutation(
-        "G12", "other characters end a line, too",
+        "G12", "characters other than newline end a line",
         "_core.framing:LineBuffer.feed", start("chunk = bytes(chunk).replace(b'\\r', b'\\n')"),
         "tests/core/test_framing.py::test_nothing_but_a_newline_ends_a_line",
     ),
     Mutation(
-        "G12", "lines have no bound",
+        "G12", "line length is unbounded",
         "_core.framing:LineBuffer._keep", statement("_head", becomes="self._unfinished += piece"),
         "tests/core/test_framing.py::test_a_line_beyond_the_bound_is_not_held_in_memory",
     ),
@@ -367,77 +367,77 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_a_server_that_is_only_odd_does_its_work_and_is_ended",
     ),
     Mutation(
-        "G14", "what the body raises is wrapped in a group",
+        "G14", "exceptions of the body are wrapped in a group",
         "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
         "tests/runtime/test_nursery.py::test_exceptions_of_the_body_propagate_unchanged",
     ),
     Mutation(
         "G15", "a worker thread starts the server",
         "_process.guarded:GuardedProcess.drain_stderr", call("checkpoint", becomes="trio.to_thread.run_sync(os.getpid)"),
-        "tests/test_cancellation.py::test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing",
+        "tests/test_cancellation.py::test_cancelling_the_startup_anywhere_leaves_nothing_behind",
     ),
     Mutation(
         "G15", "asyncio is imported",
         "_link.connection", start("import asyncio"),
-        "tests/test_layering.py::test_importing_the_client_imports_no_other_runtime_and_no_optional_package",
+        "tests/test_layering.py::test_importing_the_client_imports_no_other_async_library_and_no_optional_package",
     ),
     Mutation(
-        "G16", "nobody waits for another first start",
+        "G16", "concurrent first starts do not wait for one another",
         "_process.start_gate:_acquire", drop("flock"),
         "tests/runtime/test_start_gate.py::test_sixteen_first_starts_on_one_fresh_home_all_succeed",
     ),
     Mutation(
-        "G17", "a full buffer is read without a cancellation point",
+        "G17", "reading from a full buffer has no checkpoint",
         "_link.subscriptions:Subscription.__anext__", drop("checkpoint_if_cancelled"),
         "tests/runtime/test_subscriptions.py::test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too",
     ),
     Mutation(
-        "G18", "configured values are shown",
+        "G18", "configured values are printed",
         "_core.secrets:Secrets.hide_in_tail", drop("replace"),
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown",
     ),
     Mutation(
-        "G18", "configured values are shown in refusals",
+        "G18", "configured values are printed in errors",
         "_link.connection:Connection._take_other", drop("hide_in_error"),
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown_in_refusals",
     ),
     Mutation(
-        "G18", "names in maps of the user's are taken for the protocol's",
+        "G18", "names in user-defined maps are taken for protocol names",
         "recording._redaction:_vocabulary", operand("Mapping["),
-        "tests/test_recording_redaction.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
+        "tests/test_recording_redaction.py::test_every_value_in_a_user_defined_map_is_removed",
     ),
     Mutation(
-        "G18", "root records into files of other users",
+        "G18", "root records into another user's file",
         "recording._recorder:_open", operand("hasattr", becomes="not _"),
-        "tests/test_recording.py::test_a_file_of_another_user_is_refused_and_left_as_it_was",
+        "tests/test_recording.py::test_another_users_file_is_refused_and_unchanged",
     ),
     Mutation(
-        "G18", "a recording goes through links",
+        "G18", "a recording follows links",
         "recording._recorder:_open", call("O_NOFOLLOW", becomes="0"),
-        "tests/test_recording.py::test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name",
+        "tests/test_recording.py::test_a_recording_is_not_written_through_symbolic_or_hard_links",
     ),
     Mutation(
         "G18", "a recording is replaced silently",
         "recording._recorder:_open", never("overwrite"),
-        "tests/test_recording.py::test_a_recording_is_replaced_only_if_that_was_asked_for",
+        "tests/test_recording.py::test_an_existing_recording_is_replaced_only_on_request",
     ),
     Mutation(
-        "G18", "deep nesting ends a recording",
+        "G18", "a deeply nested message ends the recording",
         "recording._recorder:Recorder._note_line", never("_is_deep"),
-        "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_continues",
+        "tests/test_recording.py::test_of_a_message_nested_too_deeply_only_the_size_is_recorded",
     ),
     Mutation(
-        "G18", "each run of Trio has times of its own",
+        "G18", "times restart with each run of Trio",
         "recording._recorder:_Clock.seconds", condition("run", "_run", becomes="self._run is None"),
-        "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_continue",
+        "tests/test_recording.py::test_times_continue_across_several_runs_of_trio",
     ),
     Mutation(
-        "G19", "a request gives up by itself",
+        "G19", "a request has a timeout of its own",
         "_link.calls:Calls.__init__", value("_request_timeout", becomes="min(_, 600)"),
         "tests/test_deadlines.py::test_waiting_has_no_time_limit",
     ),
     Mutation(
-        "G19", "what a person has to finish has the time of a request",
+        "G19", "waiting for a person has the request timeout",
         "_session.server:Server.acquire", never("request_class_of"),
         "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
     ),
@@ -447,34 +447,34 @@ MUTATIONS = [
         "tests/runtime/test_timeouts.py::test_the_time_of_a_stall_is_added_to_every_pending_timeout_and_logged",
     ),
     Mutation(
-        "G19", "the server is judged before what it said is read",
+        "G19", "timeouts expire before buffered responses are read",
         "_link.timeouts:Timeouts.watch", drop("_wait_for_reader"),
         "tests/runtime/test_timeouts.py::test_nothing_expires_while_the_reader_finds_bytes",
     ),
     Mutation(
-        "G19", "a cancel scope judges the server",
+        "G19", "a plain cancel scope is used as a server timeout",
         "_session.ending:TurnEnder.end_turn", value("scope", becomes="trio.move_on_after(self._server.config.interrupt_grace)"),
-        "tests/test_deadlines.py::test_no_cancel_scope_with_a_deadline_judges_the_server",
+        "tests/test_deadlines.py::test_no_plain_cancel_scope_is_used_as_a_server_timeout",
     ),
     Mutation(
         "G19", "a deadline is a bare number",
         "_api.turn:TurnHandle.wait_ended", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
-        "tests/test_deadlines.py::test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup",
+        "tests/test_deadlines.py::test_every_deadline_in_the_source_is_set_by_the_caller_or_bounds_cleanup",
     ),
     Mutation(
-        "G20", "the guard does not see the client's end",
+        "G20", "the guard does not notice the client's end",
         "_process.guard:Guard.watch", condition("wait", becomes="not _"),
         "tests/runtime/test_guard.py::test_when_the_client_is_killed_nothing_is_left",
     ),
     Mutation(
-        "G21", "what a lost connection has left goes on",
+        "G21", "turns of a lost connection continue",
         "_api.lifecycle:ClientLifecycle._rescue", never("turns"),
         "tests/integration/test_real_attach.py::test_a_lost_connection_leaves_no_turn_running",
     ),
     Mutation(
-        "G21", "questions of other clients are put to the policy of the client",
+        "G21", "requests of other clients go to the client's policy",
         "_session.asking:resolve", value("is_others", becomes="False"),
-        "tests/integration/test_real_shared.py::test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_another_client_gives_for_the_thread",
+        "tests/integration/test_real_shared.py::test_another_client_decides_an_approval_only_with_a_policy_for_that_thread",
     ),
     Mutation(
         "G21", "a turn that is left running is interrupted",
@@ -487,37 +487,37 @@ MUTATIONS = [
         "tests/turns/test_rejoin.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
     ),
     Mutation(
-        "G21", "a limit does not end a turn that may go on",
+        "G21", "a limit does not end a turn that may be left running",
         "_api.turn:open_turn", operand("has_failed", becomes="True"),
         "tests/turns/test_rejoin.py::test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_running",
     ),
     Mutation(
-        "G21", "a question in progress is answered after the turn was left",
+        "G21", "a pending request is answered after its turn was left",
         "_session.ending:TurnEnder.release", drop("park_requests"),
         "tests/turns/test_rejoin.py::test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy",
     ),
     Mutation(
-        "G21", "on a server of ours, what is asked after a turn was left is decided at once",
+        "G21", "a request made after its turn was left is decided immediately",
         "_session.asking:_belongs_to_others", operand("is_left_running"),
-        "tests/integration/test_real_rejoin.py::test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined",
+        "tests/integration/test_real_rejoin.py::test_a_request_made_after_a_turn_was_left_waits_until_it_is_rejoined",
     ),
     Mutation(
-        "G21", "a rejoined result has what was seen of it",
+        "G21", "a rejoined result contains only the observed items",
         "_session.router:Router._route_to_thread", never("is_partial"),
         "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
     ),
     Mutation(
-        "G21", "another turn's items are taken",
+        "G21", "items of another turn are included",
         "_session.history:History.complete", always("goes_by"),
         "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
     ),
     Mutation(
-        "G21", "what was parked is not asked again",
+        "G21", "a parked request is not delivered again",
         "_session.rejoining:follow", never("has_parked"),
         "tests/turns/test_rejoin.py::test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_failure_leaves_the_scope",
     ),
     Mutation(
-        "G21", "a turn that is about to run is not waited for",
+        "G21", "a rejoin does not wait for a turn that is about to start",
         "_session.rejoining:find_turn", iterable("LOOKS"),
         "tests/turns/test_rejoin.py::test_a_turn_that_is_about_to_run_is_waited_for",
     ),
@@ -529,72 +529,72 @@ MUTATIONS = [
     Mutation(
         "G21", "a cancelled entry ends the turn",
         "_api.rejoin:rejoin_turn", condition("ends", becomes="end and was_live"),
-        "tests/test_cancellation.py::test_a_turn_of_another_client_continues_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it",
+        "tests/test_cancellation.py::test_cancelling_a_rejoined_turn_anywhere_ends_it_only_if_requested",
     ),
     Mutation(
-        "G21", "a turn of another scope is taken from it",
+        "G21", "a turn is taken away from its scope",
         "_api.rejoin:rejoin_turn", value("adopted", becomes="not turn.ended.is_set()"),
         "tests/turns/test_rejoin.py::test_a_turn_of_another_scope_of_this_client_is_only_watched",
     ),
     Mutation(
-        "G21", "tools of others are failed",
+        "G21", "calls of other clients' tools are answered with a failure",
         "_session.asking:resolve", value("is_rejoined", becomes="False"),
-        "tests/integration/test_real_rejoin.py::test_a_tool_of_another_client_is_left_to_it",
+        "tests/integration/test_real_rejoin.py::test_a_call_of_another_clients_tool_is_left_to_that_client",
     ),
     Mutation(
         "G21", "a tool that has returned runs again",
         "_session.asking:_deciders", keyword("may_be_repeated", becomes="False"),
-        "tests/integration/test_real_rejoin.py::test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_process_had_answered_it",
+        "tests/integration/test_real_rejoin.py::test_a_tool_call_that_the_server_repeats_does_not_run_again_in_the_same_process",
     ),
     Mutation(
-        "G21", "agents of a rejoined turn go on",
+        "G21", "agents of a rejoined turn keep running",
         "_session.rejoining:follow", iterable("children"),
-        "tests/integration/test_real_rejoin.py::test_agents_end_with_a_turn_that_was_rejoined_to_end_it",
+        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_also_ends_the_agents_of_the_turn",
     ),
     Mutation(
-        "G21", "a goal of a rejoined turn goes on",
+        "G21", "the goal of a rejoined turn continues",
         "_session.rejoining:end_rejoined", value("was_paused", becomes="False"),
-        "tests/integration/test_real_rejoin.py::test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it",
+        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_pauses_the_goal_of_the_turn",
     ),
     Mutation(
-        "G22", "a turn goes on without a word about the generation that was lost",
+        "G22", "a turn continues without a message about the lost generation",
         "supervision._turn:SupervisedTurn.lose", drop("_gaps"),
-        "tests/supervision/test_kills.py::test_nothing_of_a_generation_that_has_ended_reaches_a_turn",
+        "tests/supervision/test_kills.py::test_events_of_an_ended_generation_do_not_reach_a_turn",
     ),
     Mutation(
         "G22", "restarts are not limited",
         "supervision._limit:RestartLimit.delay", value("is_too_much", becomes="False"),
-        "tests/supervision/test_limits.py::test_a_burst_of_as_many_restarts_as_allowed_is_survived_and_one_more_is_not",
+        "tests/supervision/test_limits.py::test_a_burst_may_reach_the_restart_limit_but_not_exceed_it",
     ),
     Mutation(
         "G22", "a drain admits turns",
         "supervision._turnstile:Turnstile.turn", never("drains"),
-        "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_but_not_forever_and_admits_nested_ones",
+        "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_ones",
     ),
     Mutation(
-        "G22", "a thread of which the server dies goes on for ever",
+        "G22", "a thread that crashes the server is retried forever",
         "supervision._generations:Generations._count_strikes", drop("quarantined"),
-        "tests/supervision/test_real_recovery.py::test_a_thread_that_kills_the_server_runs_alone_and_is_quarantined_and_the_others_continue",
+        "tests/supervision/test_real_recovery.py::test_a_thread_that_crashes_the_server_runs_alone_and_is_quarantined_and_others_continue",
     ),
     Mutation(
-        "G23", "a turn that may have given its message to the model is kept",
+        "G23", "a turn whose message may have reached the model is kept",
         "supervision._history:take_back_tail", drop("revert"),
-        "tests/supervision/test_kills.py::test_a_prompt_is_given_once_wherever_the_server_dies",
+        "tests/supervision/test_kills.py::test_the_model_receives_a_prompt_once_wherever_the_server_dies",
     ),
     Mutation(
-        "G23", "what is about to be sent is not written down",
+        "G23", "a prompt is not recorded before it is sent",
         "supervision._attempt:Attempt.run", drop("sending"),
-        "tests/supervision/test_kills.py::test_a_prompt_is_given_once_wherever_the_server_dies",
+        "tests/supervision/test_kills.py::test_the_model_receives_a_prompt_once_wherever_the_server_dies",
     ),
     Mutation(
-        "G23", "what had run is sent again if the history lacks it",
+        "G23", "a prompt that ran is sent again if the history lacks it",
         "supervision._rule:Rule._without_turn", always("sending"),
-        "tests/supervision/test_real_kills.py::test_a_rollout_that_lost_its_last_lines_is_a_right_answer_or_an_error",
+        "tests/supervision/test_real_kills.py::test_a_rollout_without_its_last_lines_gives_a_correct_answer_or_an_error",
     ),
     Mutation(
-        "G23", "a server that stands still is taken for dead",
+        "G23", "a stopped server is treated as dead",
         "supervision._fence:_resume", value("is_gone", becomes="True"),
-        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one",
+        "tests/supervision/test_real_recovery.py::test_a_first_turn_on_a_stuck_server_is_not_started_on_another",
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
@@ -602,27 +602,27 @@ MUTATIONS = [
         "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
     ),
     Mutation(
-        "API", "a callback that cannot be one is accepted",
+        "API", "an invalid callback is accepted",
         "policies._policy:Policy.__attrs_post_init__", drop("_check_callback"),
         "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
     ),
     Mutation(
-        "API", "arguments are looked at when they are first used",
+        "API", "arguments are checked only on first use",
         "_api.options:check_given", call("check_policies", becomes="check_policies([])"),
         "tests/client/test_arguments.py::test_a_thread_is_not_started_with_an_option_of_the_wrong_type",
     ),
     Mutation(
-        "API", "an image is lost without a word",
+        "API", "an image is dropped silently",
         "_values.inputs:_warn_of_low", constant("low", "none"),
         "tests/turns/test_inputs.py::test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it",
     ),
     Mutation(
-        "G11", "notifications that the schema does not list have no type",
+        "G11", "notifications missing from the schema have no type",
         "wire._registry", without_key("rawResponseItem/completed"),
-        "tests/integration/test_real_turns.py::test_the_raw_items_of_the_model_arrive_typed",
+        "tests/integration/test_real_turns.py::test_raw_response_items_are_typed",
     ),
     Mutation(
-        "API", "a tool may have a name under which it is never offered",
+        "API", "a tool may have a name that the server never offers",
         "_tools.tool:Tool.__attrs_post_init__", never("_TAKEN_NAMES"),
         "tests/tools/test_tools.py::test_a_name_of_a_server_tool_is_rejected_outside_a_namespace",
     ),
@@ -632,103 +632,103 @@ MUTATIONS = [
         "tests/tools/test_tools.py::test_numbers_sent_as_strings_reach_the_tool_as_numbers",
     ),
     Mutation(
-        "G9", "nobody may answer an unknown request",
+        "G9", "unknown requests are refused without asking the policy",
         "_session.asking:resolve", statement("unknown_kind", becomes="return _deny(approvals, entry, unknown_kind(method).denial, method)"),
         "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_the_callback_for_unknown_ones",
     ),
     Mutation(
-        "G9", "a question shows a part of what would be granted",
+        "G9", "a question shows only some of the requested permissions",
         "cli._questions:_wanted", iterable("write", becomes="() if files.entries else _"),
         "tests/cli/test_cli_questions.py::test_every_requested_permission_is_shown_exactly_once",
     ),
     Mutation(
-        "G24", "what has an outcome is run again",
+        "G24", "a task with an outcome runs again",
         "batch._journal:Journal.todo", constant(
             "select task from tasks where id not in (select id from outcomes) order by state in ('ended', 'over'), rowid",
             "select task from tasks order by state in ('ended', 'over'), rowid",
         ),
-        "tests/batch/test_real_batches.py::test_what_has_an_outcome_is_not_run_again",
+        "tests/batch/test_real_batches.py::test_a_task_with_an_outcome_is_not_run_again",
     ),
     Mutation(
-        "G24", "a turn that a death has interrupted is an outcome",
+        "G24", "a turn interrupted by a crash counts as an outcome",
         "batch._engine:Engine._judge", never("_DEATHS"),
         "tests/batch/test_real_batches.py::test_every_task_has_one_outcome_although_the_server_is_killed",
     ),
     Mutation(
-        "G24", "an attempt of an earlier program is begun anew",
+        "G24", "an attempt of an earlier process starts over",
         "batch._engine:Engine._attempt", always("ended"),
-        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time",
+        "tests/batch/test_real_batches.py::test_leaving_a_batch_early_ends_its_turns_and_the_next_run_resumes",
     ),
     Mutation(
-        "G24", "a task of which the server dies never runs alone",
+        "G24", "a task that crashes the server never runs alone",
         "batch._engine:Engine._complete", keyword("alone", becomes="False"),
-        "tests/batch/test_real_batches.py::test_a_task_of_which_the_server_dies_runs_alone_before_it_is_quarantined",
+        "tests/batch/test_real_batches.py::test_a_task_that_crashes_the_server_runs_alone_before_it_is_quarantined",
     ),
     Mutation(
         "G24", "a batch that leaves tasks undone ends without an error",
         "batch._batch:Batch.__anext__", never("left"),
-        "tests/batch/test_real_batches.py::test_a_used_up_account_stops_the_batch_and_the_next_run_resumes",
+        "tests/batch/test_real_batches.py::test_a_usage_limit_stops_the_batch_and_the_next_run_resumes",
     ),
     Mutation(
-        "G24", "other settings go unnoticed",
+        "G24", "changed settings go unnoticed",
         "batch._journal:Journal.begin", never("differences"),
         "tests/batch/test_real_batches.py::test_another_batch_in_the_same_directory_is_refused_before_anything_is_started",
     ),
     Mutation(
-        "G24", "threads stay in the memory of the server",
+        "G24", "threads stay loaded in the server",
         "batch._attempt:Attempt.clean_up", never("supervisor"),
-        "tests/batch/test_real_batches.py::test_threads_do_not_stay_in_the_memory_of_the_server",
+        "tests/batch/test_real_batches.py::test_threads_of_ended_tasks_are_unloaded",
     ),
     Mutation(
         "G24", "the workspace of an outcome stays if the batch is left",
         "batch._attempt:Attempt._remove", catches("Cancelled", "ZeroDivisionError"),
-        "tests/batch/test_real_ends.py::test_the_workspace_of_an_outcome_is_removed_although_the_batch_is_left",
+        "tests/batch/test_real_ends.py::test_leaving_the_batch_still_removes_workspaces_of_finished_tasks",
     ),
     Mutation(
         "G24", "agents see each other's files if a task chooses its sandbox",
         "batch._context:TaskThread.turn", never("workspace_write"),
-        "tests/batch/test_real_ends.py::test_temporary_directories_are_kept_out_of_the_sandbox",
+        "tests/batch/test_real_ends.py::test_the_sandbox_cannot_write_to_temporary_directories",
     ),
     Mutation(
-        "G24", "tokens of an earlier program are forgotten",
+        "G24", "tokens used by an earlier process are not counted",
         "batch._attempt:Attempt._record", value("current", becomes="used"),
-        "tests/batch/test_real_ends.py::test_tokens_are_counted_once_over_programs_and_attempts",
+        "tests/batch/test_real_ends.py::test_tokens_are_counted_once_across_runs_and_attempts",
     ),
     Mutation(
-        "G24", "leaving a batch settles what it interrupts",
+        "G24", "leaving a batch records outcomes for interrupted tasks",
         "batch._batch:open_batch", never("engine"),
-        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time",
+        "tests/batch/test_real_batches.py::test_leaving_a_batch_early_ends_its_turns_and_the_next_run_resumes",
     ),
     Mutation(
-        "G25", "leaving a scope of a face does not wait for its end",
+        "G25", "leaving a scope of a face does not wait for its cleanup",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
     ),
     Mutation(
-        "G25", "Ctrl-C at the first start leaves a thread",
+        "G25", "Ctrl-C during the first start leaves a thread behind",
         "_face.face:Scope.enter", statement("prepare", becomes="pass"),
-        "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread",
+        "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread_behind",
     ),
     Mutation(
-        "G25", "a deadline of a thread goes on before the call has ended",
+        "G25", "a deadline in a thread continues before the call has ended",
         "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
-        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_continues",
+        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_waiting_call_before_the_program_continues",
     ),
     Mutation(
-        "G25", "an interrupt is raised between the statements of a face",
+        "G25", "KeyboardInterrupt is raised inside the code of a face",
         "blocking._interrupts:Interrupts._handle", never("PROTECTED"),
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
     ),
     Mutation(
-        "G25", "a cancelled task goes on at once",
+        "G25", "a cancelled task continues before cleanup has finished",
         "aio._face:_Operation.wait", statement("first", "exc", becomes="return exc"),
-        "tests/faces/test_face_scopes.py::test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then",
+        "tests/faces/test_face_scopes.py::test_a_cancelled_task_continues_only_after_its_scope_has_ended",
     ),
 ]  # fmt: skip
 
 
 def copy_tree(to):
-    """Copy what the tests need to ``to``."""
+    """Copy everything the tests need to ``to``."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -738,7 +738,7 @@ def copy_tree(to):
 
 
 async def run_tests(root, *tests):
-    """Run tests of the tree at ``root``; return pytest's exit status and what it said. Nothing that they start is left."""
+    """Run tests of the tree at ``root``. Return pytest's exit status and output, and leave no process behind."""
     argv = [
         sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not long", "--tb=line", *tests
     ]  # fmt: skip
@@ -761,7 +761,7 @@ async def run_tests(root, *tests):
 
 
 async def try_mutation(mutation):
-    """Make one break, and give the status of its test and what pytest said."""
+    """Apply one mutation to a copy. Return the status of its test and pytest's output."""
     with tempfile.TemporaryDirectory(prefix="trio-codex-mutation-") as directory:
         root = Path(directory)
         copy_tree(root)

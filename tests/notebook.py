@@ -1,7 +1,7 @@
-"""Execute a notebook, and write it with its outputs: ``python tests/notebook.py FROM TO [SECONDS]``.
+"""Execute a notebook, and save it with its outputs: ``python tests/notebook.py FROM TO [SECONDS]``.
 
-It may be the same file. With ``SECONDS``, the kernel is interrupted in a cell that takes longer. Needs the dependency group
-``notebook``.
+``FROM`` and ``TO`` may be the same file. With ``SECONDS``, a cell that takes longer is interrupted. Needs the
+dependency group ``notebook``.
 """
 
 import sys
@@ -18,7 +18,7 @@ def main(source, target, seconds=None):
         timeout=float(seconds or 60),
         interrupt_on_timeout=seconds is not None,
         allow_errors=seconds is not None,
-        # When, and in how many pieces, something was printed does not matter.
+        # The timing and chunking of printed output do not matter.
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(Path(source).resolve().parent)}},

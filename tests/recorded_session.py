@@ -1,4 +1,4 @@
-"""One session with a tool call, an approval, a steer and an interrupt, as it is recorded and replayed. Run it to record the golden files anew:
+"""A session to be recorded and replayed. To record the golden files again, run:
 
 uv run python tests/recorded_session.py
 """
@@ -18,17 +18,17 @@ REDACTED = GOLDEN / "session.redacted.jsonl"
 READABLE = GOLDEN / "session.readable.jsonl"
 
 TEXTS = Redaction(keep={"aggregatedOutput", "arguments", "command", "delta", "reason", "text"})
-"""Records this session, without details of the machine that it ran on."""
+"""Records this session without details of this machine."""
 
 COMMAND = "echo granted"
 
 PLANET = "a planet"
-"""The arguments of the tool: as long without their content as with it."""
+"""The arguments of the tool. Redaction does not change their length."""
 
 
 @attrs.define
 class Seen:
-    """What a caller of the client observes."""
+    """Everything that the caller of the client observes."""
 
     events: list = attrs.field(factory=list)
     texts: list = attrs.field(factory=list)
@@ -48,7 +48,7 @@ def policy_for(seen):
 
 
 def tools_for(seen):
-    # Its parameter is a name that the protocol knows, too: others do not survive where the content is taken out.
+    # The parameter has a name of the protocol, because redaction removes other names.
     @tool
     async def look_up(query: str) -> str:
         """Look something up."""
@@ -60,7 +60,7 @@ def tools_for(seen):
 
 
 async def session(codex, seen):
-    """A tool call, an approval, then a steer, then an interrupt, each at an event, so that the order is always the same."""
+    """Make a tool call, an approval, a steer and an interrupt, in a fixed order because each waits for an event."""
     thread = await codex.thread_start()
     for prompt, act in (("look it up", None), ("run it", None), ("talk", "steer"), ("talk on", "interrupt")):
         async with thread.turn(prompt) as turn:
@@ -84,7 +84,7 @@ async def session(codex, seen):
 
 @asynccontextmanager
 async def recorded(*instruments):
-    """The real server, with a scripted model; yields the client and the requests to its policy."""
+    """Run the real server with a scripted model. Yield the client and the requests to its policy."""
     seen = Seen()
     async with MockModel() as model:
         model.respond(ToolCall("look_up", {"query": PLANET}))

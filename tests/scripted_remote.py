@@ -1,4 +1,4 @@
-"""A server in memory that records everything a client has started on it, so that a test can check whether it has ended."""
+"""An in-memory server that records what a client has started, so tests can check that it has ended."""
 
 import trio
 
@@ -10,17 +10,17 @@ CALL = {"callId": "c1", "tool": "look", "namespace": None, "arguments": {}}
 
 
 class Remote:
-    """Plays the server, and keeps what is running there.
+    """An in-memory server that keeps track of what is running.
 
-    A turn does what its text says: ``short`` ends by itself, ``long`` does not, ``approve`` and ``call`` end once their
-    question is answered, and all of them when they are steered.
+    The text of a turn selects its behavior: ``short`` ends by itself, ``long`` does not, ``approve`` and ``call`` end
+    once their request is answered. All of them end when steered.
 
     Attributes:
-        running: What has not ended: turns by each of their ids, commands, watches.
+        running: Everything that has not ended: turns by each of their ids, commands, watches.
         subscribed: Threads that are open.
         goal: The status of the goal, if there is one.
         ended: How each turn ended.
-        questions: Requests to the client that wait for its answer, by id, with their turns.
+        questions: Pending requests to the client by id, with their turns.
     """
 
     def __init__(self, server):
@@ -132,7 +132,7 @@ class Remote:
         self.ended[root] = status
         await self.server.end_turn(root, thread_id, status)
 
-    # -- turns by other names
+    # -- reviews, compactions, shell commands and goals
 
     async def on_review_start(self, asked, params):
         turn = {"id": "turn-a", "items": [], "status": "inProgress"}

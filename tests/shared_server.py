@@ -1,4 +1,4 @@
-"""The real server, started by somebody else: on a unix socket or on a port of loopback, with and without tokens."""
+"""A real server that the client did not start, on a unix socket or a loopback port, with and without tokens."""
 
 import os
 import re
@@ -18,7 +18,7 @@ KINDS = ("unix", "tcp", "token", "signed")
 
 
 def listening(kind, directory):
-    """Return the options with which a server listens, and the credentials of a client."""
+    """Return the ``--listen`` options of a server, and the credentials for a client."""
     if kind == "unix":
         return [f"unix://{directory}/server.sock"], None
     if kind == "daemon":  # on the socket below CODEX_HOME
@@ -48,7 +48,7 @@ def listening(kind, directory):
 
 @asynccontextmanager
 async def shared_server(home, kind="tcp", *, cwd=None):
-    """Run the server; yield its URL, the credentials of a client, and the process."""
+    """Run the server. Yield its URL, the credentials for a client, and the process."""
     config = home.config()
     options, auth = listening(kind, home.tmp)
     async with listening_server(options, config.environment(), cwd or config.cwd) as (url, process):
@@ -57,7 +57,7 @@ async def shared_server(home, kind="tcp", *, cwd=None):
 
 @asynccontextmanager
 async def listening_server(options, env, cwd=None):
-    """Run a server with these options of ``--listen``; yield its URL and the process."""
+    """Run a server with these ``--listen`` options. Yield its URL and the process."""
     process = spawn_server([find_binary().path, "app-server", "--listen", *options], env=env, cwd=cwd)
     try:
         await process.started()
@@ -86,7 +86,7 @@ async def _address(process, url, env, cwd):
 
 @asynccontextmanager
 async def two_clients(kind="tcp", **home_options):
-    """Two clients of one server, and its model."""
+    """Yield two clients of one server, and its model."""
     with trio.fail_after(30):
         async with MockModel() as model:
             with offline_home(model, **home_options) as home:

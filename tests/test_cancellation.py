@@ -1,4 +1,4 @@
-"""A cancellation at each checkpoint of every scope: everything in progress is undone, and the outcome is reported."""
+"""Cancel every scope at each of its checkpoints: everything in progress is undone, and outcomes are reported."""
 
 import os
 import sys
@@ -29,12 +29,12 @@ from trio_codex.testing._fake import FakeServer
 from websocket_peer import accept, listening
 
 SEED = int(os.environ["SWEEP_SEED"])
-"""The seed of the samples."""
+"""The seed of the sampled checkpoints."""
 
 
 @pytest.fixture
 def swept(record_property):
-    """Record what a sweep covered, for the line at the end of the run."""
+    """Record what a sweep covered, for the summary of the run."""
 
     def record(sweep):
         record_property("checkpoints", sweep.checkpoints)
@@ -47,7 +47,7 @@ def swept(record_property):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Return a directory for the temporary files of this test alone."""
+    """Return a directory for this test's temporary files."""
     directory = tmp_path / "temporary"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -56,7 +56,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def check_error(error, *, nursery=False):
-    """Check that only the cancellation leaves a block, without a group unless the block has its own nursery."""
+    """Check that only ``Cancelled`` leaves a block, in a group only if the block has its own nursery."""
     if nursery and isinstance(error, BaseExceptionGroup):
         assert error.split(trio.Cancelled)[1] is None
     else:
@@ -66,7 +66,7 @@ def check_error(error, *, nursery=False):
 # -- the sweep itself ----------------------------------------------------------------------------------------------
 
 
-async def test_a_sweep_cancels_once_at_each_checkpoint_and_then_not_at_all():
+async def test_a_sweep_cancels_at_each_checkpoint_and_finally_not_at_all():
     came_to = []
 
     async def scenario(cancellation):
@@ -83,7 +83,7 @@ async def test_a_sweep_cancels_once_at_each_checkpoint_and_then_not_at_all():
     assert came_to == [(1, trio.Cancelled), (2, trio.Cancelled), (3, trio.Cancelled), ("end", type(None))]
 
 
-async def test_a_sweep_cancels_in_the_middle_of_a_wait_too():
+async def test_a_sweep_also_cancels_during_a_wait():
     was_waiting = []
 
     async def other(event):
@@ -120,7 +120,7 @@ async def test_a_sample_is_drawn_with_the_seed_and_reports_what_it_covered():
     assert await numbers_of(1) == await numbers_of(1) != await numbers_of(2)
 
 
-async def test_what_a_round_raises_says_where_it_was_cancelled():
+async def test_a_failing_round_reports_where_it_was_cancelled():
     async def scenario(cancellation):
         done = False
         with cancellation:
@@ -134,7 +134,7 @@ async def test_what_a_round_raises_says_where_it_was_cancelled():
     assert caught.value.__notes__ == ["It was cancelled at checkpoint 1."]
 
 
-async def test_a_round_that_hangs_and_one_that_forgets_the_block_fail():
+async def test_a_round_that_hangs_or_skips_the_block_fails():
     async def outside(_):
         await trio.sleep_forever()
 
@@ -151,13 +151,13 @@ async def test_a_round_that_hangs_and_one_that_forgets_the_block_fail():
 
 
 class Seen:
-    """What a client has started on its server, and what became of it.
+    """What a client has started on its server, and how it ended.
 
     Attributes:
-        server: The process, if it is one.
-        turns: Every turn that was given to a body.
+        server: The server process, if there is one.
+        turns: Every turn whose scope was entered.
         parked: How many callbacks are waiting.
-        parking: Set once one of them waits forever.
+        parking: Set once a callback waits forever.
     """
 
     def __init__(self, server=None):
@@ -307,7 +307,7 @@ async def review(codex, seen):
     thread = await codex.thread_start()
     async with thread.review("it") as turn:
         seen.turns.append(turn)
-        async for event in turn:  # the real server sends its text at the end, at once
+        async for event in turn:  # the real server sends the whole text at the end
             if event.method == "turn/started":
                 break
 
@@ -348,7 +348,7 @@ USES = [
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
-async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use, swept):
+async def test_cancelling_a_scope_anywhere_ends_its_remote_work(use, swept):
     async def scenario(cancellation):
         seen, tasks = Seen(), trio.lowlevel.current_statistics().tasks_living
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
@@ -360,7 +360,7 @@ async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use,
             check_ended(remote, seen)
             if use in (start_a_thread, resume_a_thread):
                 assert remote.subscribed == set(), "the thread is still open"
-            # A request that was given up, with nothing to undo, may still be in flight.
+            # An abandoned request with nothing to undo may still be pending.
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
@@ -369,15 +369,15 @@ async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use,
 
 
 def check_ended(remote, seen):
-    assert remote.running == {}, "it outlived its scope"
-    assert remote.questions == {}, "a question outlived its turn"
-    assert remote.goal != "active", "the goal goes on"
+    assert remote.running == {}, "something outlived its scope"
+    assert remote.questions == {}, "a request outlived its turn"
+    assert remote.goal != "active", "the goal was not paused"
     assert seen.parked == 0, "a callback outlived its turn"
     for turn in seen.turns:
-        assert turn.result.status == remote.ended[turn.id], "the outcome is another"
+        assert turn.result.status == remote.ended[turn.id], "the server has another outcome"
 
 
-async def test_whatever_a_body_raises_when_cancelled_propagates_unchanged(swept):
+async def test_an_exception_raised_on_cancellation_propagates_unchanged(swept):
     class OfTheBody(Exception):
         pass
 
@@ -407,7 +407,7 @@ async def test_whatever_a_body_raises_when_cancelled_propagates_unchanged(swept)
     assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
-async def test_a_client_over_a_stream_is_closed_wherever_its_scope_is_cancelled(swept):
+async def test_cancelling_a_client_over_a_stream_anywhere_closes_it(swept):
     async def scenario(cancellation):
         tasks = trio.lowlevel.current_statistics().tasks_living
         with cancellation:
@@ -431,8 +431,8 @@ for line in sys.stdin:
 """
 
 
-async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(swept, temporary):
-    # The fixture that looks for leftovers after each test sees those of every round.
+async def test_cancelling_the_startup_anywhere_leaves_nothing_behind(swept, temporary):
+    # The fixture that checks for leftovers after the test covers all rounds.
     config = CodexConfig(launch_args_override=[sys.executable, "-S", "-u", "-c", SERVER])
 
     async def scenario(cancellation):
@@ -448,11 +448,11 @@ async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(swept, temp
     assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
-# -- a server that somebody else started ---------------------------------------------------------------------------
+# -- an attached server ---------------------------------------------------------------------------
 
 
 class Shared:
-    """A server that goes on when a client leaves.
+    """A server that keeps running when a client leaves.
 
     Attributes:
         remotes: What each client had started on it.
@@ -473,7 +473,7 @@ class Shared:
 
 
 async def wait_for_tasks(count):
-    """Wait until only this many tasks are left. A server notices in its own time that a client has left."""
+    """Wait until only this many tasks are left, because a server may notice late that a client has left."""
     while trio.lowlevel.current_statistics().tasks_living != count:  # noqa: ASYNC110
         await trio.lowlevel.checkpoint()
 
@@ -488,9 +488,7 @@ ATTACHED_USES = [
 
 
 @pytest.mark.parametrize("use", ATTACHED_USES, ids=lambda use: use.__name__)
-async def test_an_attachment_that_is_cancelled_at_any_checkpoint_leaves_nothing_here_and_nothing_there(
-    use, swept
-):
+async def test_cancelling_an_attached_client_anywhere_leaves_nothing_on_either_side(use, swept):
     shared = Shared()
     async with listening(shared.serve) as address:
         tasks = trio.lowlevel.current_statistics().tasks_living
@@ -526,9 +524,7 @@ async def leave_a_question_running(codex, seen):
 @pytest.mark.parametrize(
     "use", [leave_a_turn_running, leave_a_question_running], ids=lambda use: use.__name__
 )
-async def test_what_is_left_running_continues_wherever_its_scope_is_cancelled_unless_it_had_not_begun(
-    use, swept
-):
+async def test_a_turn_to_be_left_running_continues_wherever_it_is_cancelled_once_it_has_started(use, swept):
     shared = Shared()
     async with listening(shared.serve) as address:
         tasks = trio.lowlevel.current_statistics().tasks_living
@@ -552,9 +548,7 @@ async def test_what_is_left_running_continues_wherever_its_scope_is_cancelled_un
 
 
 @pytest.mark.parametrize("end", [False, True])
-async def test_a_turn_of_another_client_continues_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it(
-    end, swept
-):
+async def test_cancelling_a_rejoined_turn_anywhere_ends_it_only_if_requested(end, swept):
     async def scenario(cancellation):
         seen = Seen()
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
@@ -583,7 +577,9 @@ async def test_a_turn_of_another_client_continues_wherever_the_scope_that_rejoin
 
 async def watch_a_directory(codex, seen):
     async with codex.watch("watched") as changes:
-        assert is_watched(seen.server, changes.path), "what tells that a watch has ended does not see one"
+        assert is_watched(seen.server, changes.path), (
+            "the check for an ended watch would not notice a running one"
+        )
         (Path(changes.path) / "file").write_text("changed")
         await anext(changes)
 
@@ -599,7 +595,7 @@ FIRST_ANSWERS = {
     leave_a_turn: GOES_ON, two_turns_at_once: GOES_ON, review: GOES_ON, leave_a_parked_approval: ASKS, approve: ASKS,
     leave_a_parked_call: CALLS, answer_a_call: CALLS,
 }  # fmt: skip
-"""The response of the model to the input of a turn, if it is not just text."""
+"""The model's response to the input of a turn, unless it is just text."""
 HOW_MANY = [
     pytest.param(None, marks=pytest.mark.long, id="all"),
     pytest.param(4, id="a-sample"),
@@ -608,7 +604,7 @@ HOW_MANY = [
 
 @asynccontextmanager
 async def real_parts():
-    """The scripted model, and how to run the real server with it."""
+    """Yield the scripted model and a function that runs the real server with it."""
     async with MockModel() as model:
         model.default = Response(Text("text"))
         with offline_home(model, approval_policy="on-request") as home:
@@ -617,7 +613,7 @@ async def real_parts():
 
 @pytest.mark.real
 @pytest.mark.parametrize("sample", HOW_MANY)
-async def test_a_session_of_the_real_server_cancelled_at_any_checkpoint_leaves_nothing(
+async def test_cancelling_a_session_of_the_real_server_anywhere_leaves_nothing_behind(
     sample, swept, temporary
 ):
     async with real_parts() as (_, config):
@@ -646,7 +642,7 @@ def is_watched(process, directory):
     """Return whether a process has an inotify watch on a directory."""
     watch = f" ino:{os.stat(directory).st_ino:x} "
     for descriptor in Path(f"/proc/{process.pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # it was closed meanwhile, as that of an inotify is not
+        with suppress(FileNotFoundError):  # closed in the meantime; an inotify descriptor stays open
             if watch in descriptor.read_text():
                 return True
     return False
@@ -655,7 +651,7 @@ def is_watched(process, directory):
 @pytest.mark.real
 @pytest.mark.parametrize("sample", HOW_MANY)
 @pytest.mark.parametrize("use", REAL_USES, ids=lambda use: use.__name__)
-async def test_what_runs_on_the_real_server_has_ended_wherever_its_scope_is_cancelled(use, sample, swept):
+async def test_cancelling_a_scope_anywhere_ends_its_work_on_the_real_server(use, sample, swept):
     async with real_parts() as (model, config), open_codex(config) as codex:
         if use in FIRST_ANSWERS:
             model.script(lambda request: "call_id" not in request.input[-1], default=FIRST_ANSWERS[use])
@@ -673,12 +669,12 @@ async def test_what_runs_on_the_real_server_has_ended_wherever_its_scope_is_canc
             assert not is_watched(server, directory)
             for turn in seen.turns:
                 assert turn.result.status in ("completed", "interrupted")
-            # An idle thread is the proof that a turn has ended: the next one is not taken for more input to it.
+            # If the turn had not ended, the server would treat the next one as more input to it.
             threads = {*(await codex.api.thread.loaded_list()).data}
             for thread_id in threads - checked:
                 assert (await codex.thread_read(thread_id)).status.type == "idle"
                 goal = (await codex.api.thread.goal_get(thread_id=thread_id)).goal
-                assert goal is None or goal.status != "active", "the goal goes on"
+                assert goal is None or goal.status != "active", "the goal was not paused"
             checked.update(threads)
 
         assert swept(await sweep_cancellation(scenario, sample=sample, seed=SEED)).tried

@@ -1,4 +1,4 @@
-"""Time belongs to the caller: without a budget nothing of ours gives up, however long it takes."""
+"""Only the caller sets time limits: without one, no operation gives up, however long it takes."""
 
 import ast
 import math
@@ -118,7 +118,7 @@ async def test_waiting_has_no_time_limit(wait, autojump_clock):
             await server.hang_up()
 
 
-async def test_a_start_takes_as_long_as_it_takes(autojump_clock):
+async def test_a_start_has_no_built_in_timeout(autojump_clock):
     client_end, server_end = trio.testing.memory_stream_pair()
     server = FakeServer(server_end)
     server.take_over("initialize")
@@ -132,7 +132,7 @@ async def test_a_start_takes_as_long_as_it_takes(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
-async def test_a_policy_may_take_a_year(autojump_clock):
+async def test_a_policy_has_no_time_limit(autojump_clock):
     async def think(request):
         await trio.sleep(A_YEAR)
         return trio_codex.policies.accept()
@@ -148,7 +148,7 @@ async def test_a_policy_may_take_a_year(autojump_clock):
             await server.end_turn()
 
 
-# -- what bounds what, in the source -----------------------------------------------------------------------------------
+# -- deadlines in the source -----------------------------------------------------------------------------------
 
 BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
 
@@ -156,36 +156,36 @@ BOUNDS = {
     "_launch/_binary": {
         "VERSION_SECONDS",
         "END_BOUND",
-    },  # reading the version of a binary does not wait for a server
-    "_link/connection": {"DIAGNOSIS_SECONDS", "seconds"},  # after the end, to learn why; of sleep()
+    },  # for reading the version of a binary, without a server
+    "_link/connection": {"DIAGNOSIS_SECONDS", "seconds"},  # to find out why the connection ended; of sleep()
     "_session/ending": {
         "CALLBACK_SHARE",
         "delay",
-    },  # a share of interrupt_grace, and the time to the next try
+    },  # a share of interrupt_grace, and the delay between retries
     "_face/callbacks": {"grace"},  # for a withdrawn callback, in an event loop that may be stopped
     "_api/goal": {"NEXT_TURN_SECONDS"},
-    "_api/liveness": {"within"},  # the caller's, of wait_unresponsive()
-    "supervision/_turnstile": {"patience"},  # the caller's, of restart()
+    "_api/liveness": {"within"},  # the caller's timeout for wait_unresponsive()
+    "supervision/_turnstile": {"patience"},  # the caller's timeout for restart()
     "_session/goal": {
         "NEXT_TURN_SECONDS"
-    },  # a look-out for what may never come: past it, there is nothing to interrupt
+    },  # for a turn that may never start; after that there is nothing to interrupt
     "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
-    "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
+    "_link/call": {"seconds"},  # set by the callers of answer_within()
     "_link/timeouts": {"seconds"},  # the sleep of the task that expires all others
-    "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
+    "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), with a grace period set by the caller
     "_process/group": {"END_BOUND"},
-    "_tools/calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
+    "_tools/calling": {"math", "inf", "tool", "timeout"},  # the timeout of a tool, set by its author
 }
-"""Where a deadline may be something other than a timeout of the caller: cleanup that needs a bound."""
+"""Names that may appear in a deadline besides the caller's timeouts, mostly bounds of cleanup."""
 
 DEADLINES = {"move_on_after", "move_on_at", "fail_after", "fail_at", "CancelScope"}
 
 
 def names_in(*expressions):
-    """Every name and attribute in expressions, without leading underscores."""
+    """Return every name and attribute in these expressions, without leading underscores."""
     nodes = [node for expression in expressions for node in ast.walk(expression)]
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     return {
@@ -204,7 +204,7 @@ def assignments_of(tree):
 
 
 def deadlines_of(path):
-    """The names in every expression that sets a deadline in a file, with its line; without names for a budget."""
+    """Yield the line and the names of every expression in a file that sets a deadline. Resolve local aliases."""
     tree = ast.parse(path.read_text())
     aliases = {
         target.id
@@ -223,8 +223,9 @@ def deadlines_of(path):
                 yield node.lineno, names - aliases | (BUDGETS if names & aliases else set())
 
 
-def test_no_cancel_scope_with_a_deadline_judges_the_server():
-    # Trio expires deadlines before it runs any task: after a stall, one would blame the server for what it had answered.
+def test_no_plain_cancel_scope_is_used_as_a_server_timeout():
+    # Trio expires deadlines before it runs any task. After a stall, the scope would expire although the server had
+    # responded.
     root = Path(trio_codex.__file__).parent
     for path in sorted(root.glob("_*/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -233,7 +234,7 @@ def test_no_cancel_scope_with_a_deadline_judges_the_server():
                 assert not judging - {"stop_grace"}, f"{path}:{node.lineno}: use Timeouts.move_on_after"
 
 
-def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup():
+def test_every_deadline_in_the_source_is_set_by_the_caller_or_bounds_cleanup():
     root = Path(trio_codex.__file__).parent
     seen = 0
     for path in sorted(root.glob("_*/*.py")):

@@ -1,10 +1,9 @@
-"""Every Python block of the README and the documentation runs, against a scripted model, as a reader would run it.
+"""Every Python block in the README and the documentation runs as written, with a scripted model.
 
-A block that calls ``trio.run`` is a program of its own. Any other block is a fragment and may use ``await``; the fragments of
-a page run one after the other, with ``codex`` and ``thread`` at hand and with the names of those before. What the model says
-is in a comment before the block (``<!-- stand-in: model.say("hello") -->``), and so is the address of a server to attach to
-(``serve("unix://codex.sock")``). A block of ``text`` right after a block of
-Python is what it prints.
+A block that calls ``trio.run`` is a complete program. Any other block is a fragment and may use ``await``. The
+fragments of a page run in order and share their names; ``codex`` and ``thread`` are predefined. A comment before the
+block scripts the model (``<!-- stand-in: model.say("hello") -->``) or names a server to attach to
+(``serve("unix://codex.sock")``). A ``text`` block right after a Python block is its expected output.
 """
 
 import ast
@@ -51,7 +50,7 @@ class Block(NamedTuple):
         return "trio.run(" in self.code
 
     def compiled(self) -> CodeType:
-        """Compile it so that tracebacks name the page and the line."""
+        """Compile the block so that tracebacks name the page and the line."""
         source = "\n" * (self.line - 1) + self.code
         return compile(source, str(self.path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
@@ -85,7 +84,7 @@ FRAGMENTS = [
 
 
 def queue(block: Block, model: testing.MockModel) -> list[str]:
-    """Queue the responses of the model; return the addresses of the servers that the block attaches to."""
+    """Queue the model's responses, and return the addresses of the servers that the block attaches to."""
     served: list[str] = []
     names = {name: getattr(testing, name) for name in testing.__all__}
     exec(block.script, {**names, "model": model, "serve": served.append})
@@ -99,7 +98,7 @@ def check_output(block: Block, printed: str) -> None:
 
 @pytest.fixture
 async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockModel]:
-    """A scripted model, and an environment in which a client without any configuration talks to it."""
+    """Yield a scripted model, in an environment in which an unconfigured client talks to it."""
     async with testing.MockModel() as model:
         with testing.offline_home(model) as home:
             for name in os.environ:
@@ -107,7 +106,7 @@ async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockMo
             for name, value in home.env.items():
                 monkeypatch.setenv(name, value)
             monkeypatch.chdir(home.workspace)
-            # Trio keeps the threads of to_thread.run_sync() for 10 s, in case that others are needed.
+            # Trio keeps the threads of to_thread.run_sync() for 10 s, to reuse them.
             monkeypatch.setattr("trio._core._thread_cache.IDLE_TIMEOUT", 0.1)
             yield model
             with trio.fail_after(5):
@@ -119,7 +118,7 @@ async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockMo
 
 
 async def run(block: Block, names: dict[str, Any]) -> str:
-    """Run a block; return what it prints."""
+    """Run a block, and return its output."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), trio.fail_after(60):
         await trio.lowlevel.checkpoint()
@@ -135,7 +134,7 @@ async def run(block: Block, names: dict[str, Any]) -> str:
 @pytest.mark.parametrize("block", PROGRAMS)
 async def test_program_runs(block: Block, model: testing.MockModel, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(trio, "run", started.append)  # Trio runs already
+    monkeypatch.setattr(trio, "run", started.append)  # Trio is already running
     names: dict[str, Any] = {"__name__": "__main__"}
     async with contextlib.AsyncExitStack() as stack:
         for url in queue(block, model):
@@ -160,7 +159,7 @@ async def test_fragments_run(blocks: list[Block], model: testing.MockModel) -> N
 
 
 def test_no_block_is_overlooked() -> None:
-    """A block that the pattern does not match would never run."""
+    """Check that the pattern matches every block, since other blocks would never run."""
     for name, blocks in BLOCKS.items():
         assert (ROOT / name).read_text().count("```python") == len(blocks), name
 
@@ -172,7 +171,7 @@ def test_the_readme_has_one_program_of_less_than_20_lines() -> None:
     assert len(list(filter(None, block.code.splitlines()))) < 20
 
 
-def test_the_tutorial_says_what_to_script_for_each_of_its_programs() -> None:
+def test_the_tutorial_lists_the_scripted_responses_of_each_program() -> None:
     page = (ROOT / "docs" / "tutorial.md").read_text()
     table = page.partition("| Program | What the model says |")[2].partition("\n\n")[0]
     scripts = [row.partition("` |")[0] for row in table.split("| `")[1:]]
@@ -191,7 +190,7 @@ def test_every_guarantee_is_proven_by_tests_that_exist() -> None:
     assert named > 50
 
 
-def test_every_number_that_the_source_cites_is_explained() -> None:
+def test_every_number_cited_in_the_source_is_explained() -> None:
     explained = "".join((ROOT / "docs" / name).read_text() for name in ("protocol.md", "guarantees.md"))
     rows = set(re.findall(r"^(?:\| |## )([QMG]\d+)", explained, re.MULTILINE))
     sources = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
@@ -200,13 +199,13 @@ def test_every_number_that_the_source_cites_is_explained() -> None:
 
 
 @pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").rglob("*.md"))])
-def test_relative_links_lead_somewhere(path: str) -> None:
+def test_relative_links_are_valid(path: str) -> None:
     page = ROOT / path
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_shell_commands_of_the_readme_are_options_of_the_command_line() -> None:
+def test_shell_commands_in_the_readme_are_valid() -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", "trio_codex.cli", "--help"], capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""The error tree: its shape, its fields, and that all of it survives pickling."""
+"""The error tree: its shape, its fields, messages and pickling."""
 
 import copy
 import pickle
@@ -121,7 +121,7 @@ def test_there_is_a_sample_of_every_class():
     assert set(SAMPLES) == set(CLASSES)
 
 
-def test_the_tree_drawn_in_the_docstring_is_the_tree_that_exists():
+def test_the_tree_in_the_docstring_matches_the_classes():
     drawn, path = {}, []
     for line in errors.__doc__.splitlines():
         if match := re.match(r"    ([│├└─ ]*)([A-Z]\w+)", line):
@@ -154,7 +154,7 @@ def test_every_error_can_be_copied(cls):
 
 
 @every_class
-def test_every_error_is_itself_and_nothing_else(cls):
+def test_every_error_is_equal_only_to_itself(cls):
     error, other = cls(**SAMPLES[cls]), cls(**SAMPLES[cls])
     assert error == error
     assert error != other
@@ -162,7 +162,7 @@ def test_every_error_is_itself_and_nothing_else(cls):
 
 
 @every_class
-def test_every_error_says_something_readable(cls):
+def test_every_error_has_a_readable_message(cls):
     error = cls(**SAMPLES[cls])
     text = str(error)
     assert "object at 0x" not in text
@@ -181,25 +181,25 @@ def test_every_error_can_be_raised_from_a_cause_and_keeps_it(cls):
 
 @pytest.mark.parametrize("cls", [errors.InternalError, errors.ConnectionClosed, errors.LocalProtocolError])
 @given(text=st.text())
-def test_errors_with_a_text_keep_it(cls, text):
+def test_the_text_of_an_error_is_unchanged(cls, text):
     error = pickle.loads(pickle.dumps(cls(text)))
     assert error.args == (text,)
     assert str(error) == text or not text
 
 
 @given(code=st.integers(), message=st.text(), data=st.none() | st.dictionaries(st.text(), st.floats()))
-def test_a_refusal_keeps_code_message_and_data_whatever_they_are(code, message, data):
+def test_an_rpc_error_keeps_any_code_message_and_data(code, message, data):
     error = errors.RpcError(code, message, data)
     assert (error.code, error.message, error.data, error.method) == (code, message, data, None)
     assert f"({code})" in str(error)
 
 
-def test_a_code_of_zero_and_data_of_zero_are_kept():
+def test_zero_is_a_valid_code_and_valid_data():
     error = errors.RpcError(0, "", 0, "m")
     assert (error.code, error.message, error.data, error.method) == (0, "", 0, "m")
 
 
-def test_fields_that_are_not_known_have_defaults_that_say_so():
+def test_unknown_fields_have_defaults():
     start = errors.StartError("p")
     assert (start.phase, start.hint, start.binary, start.version) == ("spawn", None, None, None)
     assert (start.returncode, start.stderr_tail) == (None, "")
@@ -213,7 +213,7 @@ def test_fields_that_are_not_known_have_defaults_that_say_so():
     assert str(errors.ConnectionClosed())
 
 
-def test_a_start_error_says_which_binary_of_which_version_ended_how():
+def test_a_start_error_names_the_binary_its_version_and_its_exit_status():
     text = str(errors.StartError(**SAMPLES[errors.StartError]))
     assert text == (
         "it did not come up (phase: handshake; binary: /bin/codex 0.163.0; exit status 3)"
@@ -221,7 +221,7 @@ def test_a_start_error_says_which_binary_of_which_version_ended_how():
     )
 
 
-def test_the_frames_of_a_backtrace_do_not_hide_the_cause():
+def test_a_backtrace_does_not_hide_the_cause():
     frames = "".join(
         f"  {number:2}: <unknown>\n             at /src/main.rs:{number}:5\n" for number in range(40)
     )
@@ -234,12 +234,12 @@ def test_the_frames_of_a_backtrace_do_not_hide_the_cause():
     assert "<unknown>" in errors.StartError("it exited", stderr_tail=tail).stderr_tail
 
 
-def test_a_failed_turn_without_an_error_still_says_that_it_failed():
+def test_a_failed_turn_without_an_error_has_a_message():
     assert str(errors.TurnFailed(SimpleNamespace(error=None))) == "the turn failed"
     assert "the model is down" in str(errors.TurnFailed(RESULT))
 
 
-def test_long_texts_of_the_server_are_cut_in_str_but_not_in_the_field():
+def test_long_server_messages_are_truncated_in_str_but_not_in_the_field():
     message = "x" * 5000
     error = errors.InvalidRequestError(-32600, message)
     assert error.message == message
@@ -247,14 +247,14 @@ def test_long_texts_of_the_server_are_cut_in_str_but_not_in_the_field():
     assert "5000" in str(error)
 
 
-def test_the_text_that_does_not_fit_the_output_type_is_not_part_of_the_message():
+def test_the_message_does_not_contain_the_text_that_fails_validation():
     error = errors.OutputError("secret answer", "not an object")
     assert error.text == "secret answer"
     assert "secret" not in str(error)
 
 
 @given(text=st.text(max_size=30), limit=st.integers(0, 40))
-def test_shorten_keeps_what_fits_and_says_what_it_cut(text, limit):
+def test_shorten_truncates_and_reports_how_much(text, limit):
     short = errors.shorten(text, limit)
     if len(text) <= limit:
         assert short == text
@@ -278,13 +278,13 @@ def test_the_end_of_a_process_is_described_in_words(returncode, words):
     assert errors.describe_exit(returncode) == words
 
 
-def test_what_the_connection_ends_with_is_distinguished_by_who_ended_it():
+def test_connection_errors_distinguish_who_ended_the_connection():
     assert issubclass(errors.ServerExited, errors.ConnectionBroken)
     assert not issubclass(errors.ConnectionClosed, errors.ConnectionBroken)
     assert not issubclass(errors.RequestTimeout, errors.ConnectionBroken | TimeoutError)
 
 
-def test_the_former_name_of_a_hint_still_works_and_warns():
+def test_the_deprecated_name_of_hint_still_works_and_warns():
     error = errors.StartError("it is broken", hint="mend it")
     with pytest.warns(DeprecationWarning, match="now called hint"):
         assert error.mend == "mend it"

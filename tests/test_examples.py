@@ -1,4 +1,4 @@
-"""Every example runs, offline, and shows what it is there to show."""
+"""Every example runs offline and prints what it is meant to show."""
 
 import os
 import re
@@ -300,12 +300,12 @@ def lines(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
-def test_every_example_has_its_output_here() -> None:
+def test_every_example_has_an_expected_output() -> None:
     names = [*EXAMPLES.glob("[!_]*.py"), *EXAMPLES.glob("blocking/[!_]*.py")]
     assert {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in names} == set(OUTPUT)
 
 
-def test_every_example_has_one_line_on_its_page() -> None:
+def test_every_example_is_listed_once_on_its_page() -> None:
     page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
     listed = re.findall(r"^\| `([\w/]+)\.py` \| [A-Z].+\. \|$", page, re.MULTILINE)
     assert sorted(listed) == sorted(OUTPUT)
@@ -313,8 +313,8 @@ def test_every_example_has_one_line_on_its_page() -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("example", sorted(OUTPUT))
-def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) -> None:
-    # An empty home: an example that needed an account or a configuration would fail.
+def test_example_prints_the_expected_output(example: str, tmp_path: Path) -> None:
+    # With an empty home, an example that needs an account or a configuration fails.
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     run = subprocess.run(
         [
@@ -340,7 +340,7 @@ def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) ->
 
 @pytest.mark.real
 @pytest.mark.long
-def test_the_harness_runs_200_tasks_and_continues_with_them(tmp_path):
+def test_the_harness_runs_200_tasks_and_resumes(tmp_path):
     command = [sys.executable, "-W", "error", str(EXAMPLES / "harness.py"), "--offline"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     first, second, *rest = done.stdout.splitlines()

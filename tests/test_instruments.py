@@ -1,4 +1,4 @@
-"""Hooks of instruments: what they receive, that a failing instrument harms nothing, and that unused hooks cost nothing."""
+"""Instrument hooks: their arguments, failing instruments, and the cost of unused hooks."""
 
 import logging
 import sys
@@ -64,10 +64,10 @@ async def refuse(server, method):
     await (await server.expect(method)).refuse("no")
 
 
-# -- what is told --------------------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------------------
 
 
-async def test_a_turn_is_reported_from_the_first_line_to_the_last():
+async def test_a_turn_is_reported_from_start_to_end():
     seen = Everything()
     async with scripted(seen) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
@@ -101,7 +101,7 @@ async def test_a_turn_is_reported_from_the_first_line_to_the_last():
     assert len(seen.of("frame_received")) == 6
 
 
-async def test_how_a_request_ended_is_reported_once():
+async def test_the_outcome_of_a_request_is_reported_once():
     seen = Everything()
     async with scripted(seen, config=CodexConfig(request_window=1)) as (codex, server):
         server.take_over("model/list")
@@ -140,7 +140,7 @@ async def wait_for_end(codex):
         await codex.models()
 
 
-async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent():
+async def test_a_request_cancelled_before_it_is_written_is_reported_as_unsent():
     seen = Everything()
     async with scripted(seen) as (codex, _):
         with trio.move_on_after(1) as scope:
@@ -148,12 +148,12 @@ async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent()
             await codex.models()
         call = await codex._session.server.begin("model/list", None)
         assert call.take_back()
-    # A request that was cancelled before it was made is not reported.
+    # A request cancelled before it was queued is not reported.
     assert [request.outcome for request in seen.of("request_ended")] == ["answered", "unsent"]
     assert len(seen.of("request_sent")) == 1
 
 
-async def test_what_the_server_asks_is_reported_with_its_outcome():
+async def test_server_requests_are_reported_with_their_outcome():
     async def park(_):
         await trio.sleep_forever()
 
@@ -186,7 +186,7 @@ async def test_what_the_server_asks_is_reported_with_its_outcome():
     ]
 
 
-async def test_useless_lines_and_lines_that_are_too_long_are_reported_by_reason_and_size():
+async def test_discarded_lines_are_reported_by_reason_and_size():
     seen = Everything()
     async with scripted(seen, config=CodexConfig(max_line_bytes=5000)) as (_, server):
         await server.send_line(b"no JSON")
@@ -202,7 +202,7 @@ async def test_useless_lines_and_lines_that_are_too_long_are_reported_by_reason_
     assert not any(b"xxx" in line for _, line in seen.of("frame_received"))
 
 
-async def test_a_line_that_is_cut_off_is_reported_once():
+async def test_a_truncated_line_is_reported_once():
     seen = Everything()
     async with scripted(seen) as (_, server):
         server.fault("cut")
@@ -211,7 +211,7 @@ async def test_a_line_that_is_cut_off_is_reported_once():
         assert [reason for _, reason, _ in seen.of("line_discarded")] == ["cut off by the end of the stream"]
 
 
-async def test_lag_is_reported_as_merged_deltas_and_at_last_as_an_overflow():
+async def test_lag_is_reported_as_merged_deltas_and_then_as_an_overflow():
     seen = Everything()
     config = CodexConfig(event_buffer=EventBuffer(events=20))
     async with scripted(seen, config=config) as (codex, server):
@@ -235,7 +235,7 @@ async def test_lag_is_reported_as_merged_deltas_and_at_last_as_an_overflow():
     assert (method, count) == ("item/agentMessage/delta", 30)
 
 
-async def test_turns_that_fail_are_refused_or_are_of_the_server_are_reported():
+async def test_failed_refused_and_server_started_turns_are_reported():
     seen = Everything()
     async with scripted(seen) as (codex, server):
         thread = await codex.thread_start()
@@ -272,7 +272,7 @@ async def test_the_start_and_the_end_of_a_process_are_reported():
 
 
 @pytest.mark.real
-async def test_the_real_server_is_reported_of_from_spawn_to_exit():
+async def test_the_real_server_is_reported_from_spawn_to_exit():
     seen = Everything()
     with trio.fail_after(20):
         async with MockModel() as model:
@@ -289,7 +289,7 @@ async def test_the_real_server_is_reported_of_from_spawn_to_exit():
     assert seen.hooks() <= set(HOOKS)
 
 
-# -- those who hear nothing, and those who fail --------------------------------------------------------------------
+# -- unused hooks and failing instruments --------------------------------------------------------------------
 
 
 class Deaf(Instrument):
@@ -313,7 +313,7 @@ def test_a_hook_may_be_overridden_on_the_instance():
 
 @attrs.define
 class Reasons(Instrument):
-    """Equal to its like, and without a hash, as a class of attrs is unless it says otherwise."""
+    """An instrument with equality and without a hash, which is the default of attrs classes."""
 
     heard: list = attrs.Factory(list)
 
@@ -336,7 +336,7 @@ def test_events_of_a_removed_instrument_are_not_in_the_log(caplog):
     assert "secret" not in caplog.text
 
 
-def test_connections_have_numbers_of_their_own():
+def test_each_connection_has_its_own_number():
     assert Instruments([], Instrument).connection != Instruments([], Instrument).connection
 
 
@@ -361,7 +361,7 @@ async def test_an_instrument_that_raises_is_removed_with_one_logged_error(caplog
     assert len(seen.of("request_ended")) == 2
 
 
-async def test_an_instrument_whose_trace_is_none_is_removed_and_the_next_is_asked(caplog):
+async def test_an_instrument_that_returns_an_invalid_trace_is_removed_and_the_next_is_used(caplog):
     class Wrong(Instrument):
         def request_trace(self, request):
             return {"traceparent": 5}
@@ -380,10 +380,11 @@ async def test_an_instrument_whose_trace_is_none_is_removed_and_the_next_is_aske
     assert len(caplog.records) == 1
 
 
-# -- ready-made ----------------------------------------------------------------------------------------------------
+# -- built-in instruments
+# ----------------------------------------------------------------------------------------------------
 
 
-async def test_stats_count_what_happened_and_what_is_going_on():
+async def test_stats_count_finished_and_ongoing_work():
     async def park(_):
         await trio.sleep_forever()
 
@@ -421,7 +422,7 @@ async def test_stats_count_what_happened_and_what_is_going_on():
     assert then.decision_latency.p50 is None
 
 
-async def test_a_turn_is_reported_with_its_tokens_and_how_long_its_interrupt_took(autojump_clock):
+async def test_a_turn_is_reported_with_its_tokens_and_interrupt_latency(autojump_clock):
     seen, stats = Everything(), StatsInstrument()
     last = {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}
     async with fake_codex(instruments=[seen, stats]) as (codex, server), trio.open_nursery() as nursery:
@@ -475,7 +476,7 @@ async def test_an_interrupt_that_came_too_late_has_no_latency():
     assert record.interrupt_latency is None
 
 
-def test_stats_of_what_was_lost_and_quantiles():
+def test_stats_of_losses_and_quantiles():
     stats = StatsInstrument()
     stats.line_discarded(1, "not JSON", 5)
     stats.deltas_merged(1, "item/agentMessage/delta", 30)
@@ -491,7 +492,7 @@ def test_stats_of_what_was_lost_and_quantiles():
     assert (latency.p50, latency.p95) == (745, 975)  # of the latest 512
 
 
-async def test_the_log_shows_what_happened_and_what_went_wrong(caplog):
+async def test_the_log_shows_events_and_failures(caplog):
     caplog.set_level(logging.DEBUG, "trio_codex.activity")
     async with scripted(LogInstrument()) as (codex, server):
         thread = await codex.thread_start()
@@ -525,7 +526,7 @@ async def test_the_log_shows_what_happened_and_what_went_wrong(caplog):
     assert level_of("ended", "ConnectionBroken") == "WARNING"
 
 
-def test_the_log_of_what_a_script_cannot_show(caplog):
+def test_log_messages_that_no_script_can_provoke(caplog):
     caplog.set_level(logging.INFO, "elsewhere")
     log = LogInstrument(logging.getLogger("elsewhere"))
     log.connection_ended(3, errors.ServerExited("gone", "running", 5, -9, "tail"))

@@ -1,4 +1,4 @@
-"""The page on internals and its drawings name what exists: packages by floor, files, classes, members and functions."""
+"""The internals page and its diagrams name only existing packages, files, classes, members and functions."""
 
 import ast
 import functools
@@ -35,7 +35,7 @@ def definitions():
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 functions.add(node.name)
             elif isinstance(node, ast.Assign | ast.AnnAssign):
-                # A type alias, for what is named like a class.
+                # A type alias, which is named like a class.
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for target in targets:
                     if isinstance(target, ast.Name):
@@ -54,14 +54,14 @@ def members(class_):
 
 
 def names_in(path):
-    """Return the code in a page, or the text of a drawing."""
+    """Return the code in a page, or the text of a diagram."""
     text = path.read_text()
     found = re.findall(r"`([^`\n]+)`", text) if path == PAGE else re.findall(r"<text[^>]*>([^<]*)<", text)
     return " | ".join(found)
 
 
 def unknown(text):
-    """Return the classes, members and functions in a text that the source does not define."""
+    """Return the classes, members and functions that a text names and the source does not define."""
     functions, classes = definitions()
     text = FILE.sub("", text)
     return (
@@ -76,7 +76,7 @@ def test_every_name_on_the_page_exists(path):
     assert unknown(names_in(path)) == set()
 
 
-def test_a_name_that_does_not_exist_is_found():
+def test_a_missing_name_is_detected():
     assert unknown("Router.gone() | Channel.receive | gone() | TurnGone | resolve()") == {
         "Router.gone",
         "gone()",
@@ -98,6 +98,6 @@ def test_the_rooms_are_the_floors_of_the_layering_test():
     )
 
 
-def test_every_drawing_is_on_the_page():
+def test_every_diagram_is_on_the_page():
     assert len(DRAWINGS) == 4
     assert sorted(re.findall(r":file: internals/(.*)", PAGE.read_text())) == [path.name for path in DRAWINGS]

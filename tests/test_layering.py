@@ -1,4 +1,4 @@
-"""Properties of the whole project: imports go downward only, importing is cheap, and tests leave nothing behind."""
+"""Project-wide rules: imports only go down, importing is cheap, and tests leave nothing behind."""
 
 import ast
 import re
@@ -25,11 +25,11 @@ FLOORS = (
     ("testing",),
     ("cli", "__main__"),
 )
-"""The floors, lowest first. Packages on one floor are ordered, too: imports go to the left and down, never to the right.
-``trio_codex`` is the package itself, which re-exports."""
+"""The floors, lowest first. Packages on one floor are ordered, too: they import only from packages to their
+left and below. ``trio_codex`` is the package itself, which re-exports."""
 
 LAZY_FROM_ABOVE = {"supervision"}
-"""What the package itself re-exports from above: on first use, so only type checkers see the import."""
+"""Packages above that the package itself re-exports, imported on first use or by type checkers."""
 
 ORDER = [unit for floor in FLOORS for unit in floor]
 
@@ -45,24 +45,24 @@ NEVER_IMPORTED = {
     "_process": {"cattrs", "msgspec"},
     "_session": {"subprocess", "socket"},
 }
-"""What a package never imports from outside the project."""
+"""Modules from outside the project that a package must not import."""
 
 BRIDGE = "trio_codex._core.user_code"
-"""Where functions of the user are called; all else that is used from above the API is public."""
+"""The module that calls user functions. Packages above the API use no other private module of those below."""
 
 FACES = {"_face", "blocking", "aio"}
 
 NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
-"""What a package never imports although it is below."""
+"""Lower packages that a package must not import."""
 
 STDLIB_ONLY = {"trio_codex._process.guard", "trio_codex.testing._relay"}
-"""Run as programs of their own, without the site packages."""
+"""Modules that run as separate programs, without site-packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def unit_of(dotted):
-    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._core.rpc`` to ``_core``."""
+    """Return the package on a floor: ``wire`` for ``trio_codex.wire._base``, ``_core`` for ``trio_codex._core.rpc``."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -78,7 +78,7 @@ def is_module(dotted):
 
 
 def imports_of(path):
-    """Every module that a file imports, anywhere in it, those for type checkers included."""
+    """Return every module that a file imports, including imports in functions and for type checkers."""
     package = dotted_name(path).split(".")
     if path.name != "__init__.py":
         package.pop()
@@ -99,7 +99,7 @@ def imports_of(path):
 
 @pytest.fixture(scope="module")
 def imports():
-    """Every module that each file imports."""
+    """Return the modules that each file imports."""
     return {path: list(imports_of(path)) for path in MODULES}
 
 
@@ -116,7 +116,7 @@ def edges_of(path):
 
 
 def circles(edges):
-    """Every set of nodes that reach each other, of a graph as a mapping of nodes to what they point to."""
+    """Return the sets of nodes that reach each other, in a graph given as a mapping of nodes to their successors."""
 
     def reached(start):
         seen, todo = set(), list(edges[start])
@@ -144,14 +144,14 @@ def test_imports_go_down_only(imports):
     assert {name: edges for name, edges in upward.items() if edges} == {}
 
 
-def test_no_files_import_each_other_in_a_circle(imports):
+def test_there_are_no_import_cycles(imports):
     assert (
         circles({dotted_name(path): {*names} - {dotted_name(path)} for path, names in imports.items()})
         == set()
     )
 
 
-def test_a_circle_is_seen_however_long_it_is_and_whatever_hangs_on_it():
+def test_import_cycles_of_any_length_are_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
     assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"x"}}) == {frozenset("abc")}
     assert circles({"a": {"b"}, "b": {"a"}, "c": {"d", "a"}, "d": {"c"}}) == {
@@ -161,7 +161,7 @@ def test_a_circle_is_seen_however_long_it_is_and_whatever_hangs_on_it():
     assert circles({"a": {"a"}}) == {frozenset("a")}
 
 
-def test_no_room_knows_what_it_must_not_know(imports):
+def test_no_package_imports_a_forbidden_module(imports):
     for path, names in imports.items():
         unit = unit_of(dotted_name(path))
         imported = {name.split(".")[0] for name in names}
@@ -172,7 +172,7 @@ def test_no_room_knows_what_it_must_not_know(imports):
             assert imported <= sys.stdlib_module_names, path
 
 
-def test_what_is_above_the_api_uses_no_private_module_of_it(imports):
+def test_packages_above_the_api_do_not_import_its_private_modules(imports):
     for path, names in imports.items():
         unit = unit_of(dotted_name(path))
         if FLOOR_OF.get(unit, API) > API and unit != "testing":
@@ -188,7 +188,7 @@ def test_there_are_no_threads_and_no_asyncio(imports):
             assert not runtimes & {name.split(".")[0] for name in names}, path
 
 
-def test_what_of_the_tests_is_private_is_listed_with_its_reason():
+def test_private_modules_used_by_tests_are_listed_with_a_reason():
     rows = re.findall(
         r"^\| (`[\w/.`, ]+`) \| (.+) \|$", (TESTS.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE
     )
@@ -225,7 +225,7 @@ def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path)
     assert edges_of(tmp_path / "errors.py") == ["errors → _values"]
 
 
-# -- what an import costs ------------------------------------------------------------------------------------------
+# -- the cost of imports ------------------------------------------------------------------------------------------
 
 
 def loaded_by(statement):
@@ -241,7 +241,7 @@ def loaded():
     return loaded_by("import trio_codex")
 
 
-def test_importing_the_client_imports_no_other_runtime_and_no_optional_package(loaded):
+def test_importing_the_client_imports_no_other_async_library_and_no_optional_package(loaded):
     packages = {name.split(".")[0] for name in loaded}
     assert not packages & {
         "asyncio", "anyio", "click", "codex_cli_bin", "concurrent", "hypercorn", "hypothesis", "jsonschema",
@@ -249,7 +249,7 @@ def test_importing_the_client_imports_no_other_runtime_and_no_optional_package(l
     }  # fmt: skip
 
 
-def test_importing_the_client_adds_no_thread_machinery_to_what_its_dependencies_load(loaded):
+def test_importing_the_client_loads_no_threading_modules_beyond_its_dependencies(loaded):
     added = {name.split(".")[0] for name in loaded - loaded_by("import trio, attrs, cattrs, msgspec")}
     assert added == {"trio_codex"}
 
@@ -279,7 +279,7 @@ def test_importing_the_client_loads_no_policies_and_no_tools(loaded):
     }
 
 
-def test_what_is_imported_late_is_there_all_the_same():
+def test_lazily_imported_names_are_available():
     assert {"policies", "Policy", "tools", "tool", "open_codex"} <= set(dir(trio_codex))
     assert trio_codex.Policy is trio_codex.policies.Policy
     assert trio_codex.tool is trio_codex.tools.tool
@@ -300,7 +300,7 @@ LEAKS = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_the_suite_fails_a_test_that_leaves_something_behind(tmp_path):
+def test_a_test_that_leaves_something_behind_fails(tmp_path):
     (tmp_path / "conftest.py").write_text(
         (TESTS / "conftest.py").read_text().replace("_left()", "_left(grace=0.2)")
     )
@@ -325,8 +325,8 @@ def test_the_suite_fails_a_test_that_leaves_something_behind(tmp_path):
     assert "6 passed" in done.stdout
 
 
-def test_all_logging_of_the_client_goes_through_what_a_handler_cannot_fail():
-    """A module that has a logger of the standard library hands it to ``SafeLogger``."""
+def test_all_logging_goes_through_safe_logger():
+    """Check that each standard library logger is wrapped, so a failing handler cannot break the client."""
     bare = {
         str(path.relative_to(ROOT))
         for path in MODULES

@@ -1,4 +1,4 @@
-"""The page about moving over from the official SDK maps each of its names to something that exists."""
+"""The migration page maps every name of the official SDK to an existing name."""
 
 import dataclasses
 import enum
@@ -19,21 +19,21 @@ PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 MIRRORS = ["Codex", "Thread", "TurnHandle", "ChatgptLoginHandle", "DeviceCodeLoginHandle"]
 
 OTHERS = {"testing": testing, "blocking": blocking, "aio": aio}
-"""Modules that the package does not import by itself."""
+"""Modules that the package does not import on its own."""
 
 NAME = re.compile(r"`([^`]+)`")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def official_sdk():
-    """Import it when a test runs: every worker collects this file, and building its models takes seconds."""
+    """Import the SDK only when a test runs: building its models takes seconds, and all workers collect this file."""
     global official
     reason = "openai-codex is not installed; the dependency group 'test' brings it"
     official = pytest.importorskip("openai_codex", reason=reason)
 
 
 def rows(heading):
-    """The rows of the table below a heading, as the names in the first cell and those in the second."""
+    """Return the rows of the table below a heading, each as the names in its first and its second cell."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
     cells = [line.strip("| ").split("|") for line in lines]
@@ -41,7 +41,7 @@ def rows(heading):
 
 
 def members(cls):
-    """The public methods, properties and fields that a class has of its own."""
+    """Return the public methods, properties and fields that a class itself defines."""
     if issubclass(cls, enum.Enum):
         return set(cls.__members__)
     fields = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
@@ -50,7 +50,7 @@ def members(cls):
 
 
 def resolve(path):
-    """Return the object that a dotted path below our package names."""
+    """Return the object at a dotted path below the package."""
     found = trio_codex
     for name in path.split("."):
         if found is trio_codex and name in OTHERS:
@@ -58,7 +58,7 @@ def resolve(path):
         elif isinstance(found, type) and attrs.has(found) and name in attrs.fields_dict(found):
             found = attrs.fields_dict(found)[name]
         elif isinstance(found, type) and not hasattr(found, name):
-            # An attribute that the constructor sets, and that is documented.
+            # A documented attribute that only the constructor sets.
             assert re.search(rf"^ +{name}: ", found.__doc__, re.MULTILINE), f"{path}: there is no {name}"
             found = None
         else:
@@ -121,7 +121,7 @@ def test_every_type_is_mapped_once():
 
 
 @pytest.mark.parametrize("heading", ["Names", "Members", "Types", "What trio-codex adds"])
-def test_what_names_are_mapped_to_exists(heading):
+def test_names_are_mapped_to_existing_names(heading):
     for theirs, ours, _ in rows(heading):
         assert ours, f"{theirs} are mapped to nothing"
         for name in ours:
@@ -141,7 +141,7 @@ def test_options_are_mapped_to_options_of_the_same_names():
 
 
 @pytest.mark.parametrize("heading", ["Names", "Members"])
-def test_a_face_has_what_the_third_column_says(heading):
+def test_the_third_column_matches_the_faces(heading):
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
     for line in lines[1:]:

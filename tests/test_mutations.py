@@ -1,4 +1,4 @@
-"""The tests themselves: each fails when the code is changed so that its guarantee is broken."""
+"""Tests of the tests: each fails when the code is changed to break its guarantee."""
 
 import ast
 import re
@@ -34,30 +34,30 @@ every_mutation = pytest.mark.parametrize(
 
 @pytest.mark.long
 @every_mutation
-async def test_a_break_fails_the_test_of_its_guarantee(mutation):
+async def test_a_mutation_fails_the_test_of_its_guarantee(mutation):
     status, output = await try_mutation(mutation)
     assert status == FAILED, output
 
 
 @pytest.mark.long
-async def test_without_a_break_the_same_tests_pass(tmp_path):
+async def test_without_a_mutation_the_same_tests_pass(tmp_path):
     copy_tree(tmp_path)
     status, output = await run_tests(tmp_path, *sorted({mutation.test for mutation in MUTATIONS}))
     assert status == 0, output
 
 
 @every_mutation
-def test_every_break_can_be_made(mutation):
+def test_every_mutation_can_be_applied(mutation):
     mutated(ROOT / "src" / "trio_codex", mutation.where, mutation.operation)
 
 
 @every_mutation
-def test_every_break_names_a_test(mutation):
+def test_every_mutation_names_a_test(mutation):
     path, _, name = mutation.test.partition("::")
     assert f"def {name or 'test_'}" in (ROOT / path).read_text()
 
 
-def test_every_guarantee_has_a_break():
+def test_every_guarantee_has_a_mutation():
     guarantees = re.findall(r"^## (G\d+)\.", (ROOT / "docs" / "guarantees.md").read_text(), re.MULTILINE)
     assert {*guarantees} <= Counter(mutation.guarantee for mutation in MUTATIONS).keys()
 

@@ -1,6 +1,6 @@
-"""The example notebooks run offline, and produce their committed outputs.
+"""The example notebooks run offline and reproduce their committed outputs.
 
-Needs the dependency group ``notebook``; CONTRIBUTING says how the outputs are written anew.
+Needs the dependency group ``notebook``. CONTRIBUTING explains how to regenerate the outputs.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ async with offline_codex() as (codex, model, home):
 
 
 def executed(notebook, tmp_path, *options):
-    """Run all cells in a separate kernel; return the outputs of each."""
+    """Run all cells in a separate kernel, and return the outputs of each."""
     written = tmp_path / "executed.ipynb"
     subprocess.run(
         [sys.executable, str(PROGRAM), str(notebook), str(written), *options],
@@ -58,7 +58,7 @@ def outputs(notebook):
 @pytest.mark.parametrize(
     "notebook", [NOTEBOOK, EXAMPLES / "blocking" / "notebook.ipynb"], ids=["trio", "blocking"]
 )
-def test_a_notebook_gives_in_any_directory_the_outputs_that_it_was_committed_with(notebook, tmp_path):
+def test_a_notebook_reproduces_its_committed_outputs_in_any_directory(notebook, tmp_path):
     committed = outputs(json.loads(notebook.read_text()))
     assert any(committed.values())
     elsewhere = tmp_path / "elsewhere" / "copy.ipynb"
@@ -105,7 +105,7 @@ scope.close()
 """
 
 
-def test_interrupting_the_kernel_ends_the_turn_of_a_client_that_is_kept_over_its_cells(tmp_path):
+def test_interrupting_the_kernel_ends_the_turn_of_a_client_shared_by_several_cells(tmp_path):
     notebook = json.loads(NOTEBOOK.read_text())
     cell = notebook["cells"][1]
     sources = {"kept": KEPT, "endless": ENDLESS, "afterwards": AFTERWARDS}

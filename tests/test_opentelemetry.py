@@ -40,7 +40,7 @@ class Telemetry:
         return span
 
     def metric(self, name):
-        """Its value, or its count, by attribute values."""
+        """Return a metric's value, or its count, by attribute values."""
         metrics = self._reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
         [points] = [metric.data.data_points for metric in metrics if metric.name == name]
         return {
@@ -75,7 +75,7 @@ async def play_turn(server, *steps, status="completed"):
     await server.end_turn(status=status)
 
 
-async def test_a_session_a_turn_and_its_requests_are_spans_below_each_other():
+async def test_a_session_its_turns_and_their_requests_are_nested_spans():
     telemetry, lines = Telemetry(), Lines()
     async with scripted(telemetry, lines) as (codex, server):
         thread = await codex.thread_start()
@@ -100,7 +100,7 @@ async def test_a_session_a_turn_and_its_requests_are_spans_below_each_other():
     assert telemetry.metric("codex.requests.in_flight") == {(): 0}
 
 
-async def test_the_callers_own_span_is_the_parent_of_what_it_asks_for():
+async def test_requests_are_children_of_the_callers_span():
     telemetry = Telemetry()
     async with scripted(telemetry) as (codex, server):
         thread = await codex.thread_start()
@@ -131,7 +131,7 @@ async def accept(server, method):
     await (await server.expect(method)).answer({"turnId": "turn-1"})
 
 
-async def test_approvals_and_tool_calls_are_spans_of_their_turn_with_their_outcome():
+async def test_approvals_and_tool_calls_are_child_spans_of_their_turn_with_an_outcome():
     telemetry = Telemetry()
     asked = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "i", "startedAtMs": 0}
     command = {"type": "commandExecution", "id": "i", "command": "secret", "status": "inProgress"}
@@ -186,7 +186,7 @@ async def accept_it(_):
     return policies.accept()
 
 
-async def test_what_goes_wrong_is_an_error_on_its_span():
+async def test_failures_set_the_error_status_of_their_span():
     telemetry = Telemetry()
     async with scripted(telemetry) as (codex, server):
         thread = await codex.thread_start()
@@ -223,7 +223,7 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
     assert not instrument._sessions
 
 
-async def test_tokens_and_how_long_an_interrupt_took_are_measured():
+async def test_tokens_and_interrupt_latency_are_metrics():
     telemetry = Telemetry()
     spent = {"inputTokens": 30, "cachedInputTokens": 10, "outputTokens": 4, "totalTokens": 34}
     usage = {**spent, "reasoningOutputTokens": 0, "cacheWriteInputTokens": 0}
@@ -238,7 +238,7 @@ async def test_tokens_and_how_long_an_interrupt_took_are_measured():
                 await server.notify("thread/tokenUsage/updated", reported)
                 await (await server.expect("turn/interrupt")).answer()
                 await server.end_turn(status="interrupted")
-                await play_turn(server)  # uses none, and is not interrupted
+                await play_turn(server)  # a turn without usage and without an interrupt
 
             nursery.start_soon(serve)
             async with thread.turn("hello") as turn:
@@ -262,7 +262,7 @@ async def refuse(server):
     await (await server.expect("model/list")).refuse("the retry limit was reached", -32001)
 
 
-async def test_a_server_request_of_an_unknown_form_has_a_span_too():
+async def test_an_unknown_server_request_has_a_span_too():
     telemetry = Telemetry()
     async with scripted(telemetry) as (_, server):
         await server.ask(1, "item/tool/call", {"threadId": 5, "tool": 7})
@@ -273,7 +273,7 @@ async def test_a_server_request_of_an_unknown_form_has_a_span_too():
     assert [span.attributes["codex.tool"] for span in telemetry.spans("codex.tool_call")] == ["", "", ""]
 
 
-def test_the_api_of_opentelemetry_is_imported_when_the_instrument_is_made():
+def test_opentelemetry_is_imported_when_the_instrument_is_created():
     code = (
         "import sys, trio_codex.instruments as i; i.OpenTelemetryInstrument;"
         "assert 'opentelemetry' not in sys.modules; i.OpenTelemetryInstrument(); assert 'opentelemetry' in sys.modules"
@@ -283,7 +283,7 @@ def test_the_api_of_opentelemetry_is_imported_when_the_instrument_is_made():
 
 @pytest.mark.real
 async def test_the_spans_of_the_real_server_join_the_trace():
-    """The server exports its own spans over HTTP, as JSON, when it is told to."""
+    """Check them as the server exports them, over HTTP as JSON."""
     posted = []
 
     async def collect(scope, receive, send):
@@ -332,7 +332,7 @@ async def test_the_spans_of_the_real_server_join_the_trace():
     assert call.attributes["codex.item.type"] == "commandExecution"
 
 
-async def test_without_an_sdk_nothing_is_sent_along_and_nothing_fails(caplog):
+async def test_without_an_sdk_no_trace_context_is_sent_and_nothing_fails(caplog):
     lines = Lines()
     with trio.fail_after(5):
         async with fake_codex(instruments=[OpenTelemetryInstrument(), lines]) as (codex, server):

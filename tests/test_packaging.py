@@ -1,4 +1,4 @@
-"""What is in the wheel and in the sdist, and what is not."""
+"""The contents of the wheel and the sdist."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist. The backend is in this environment: nothing is downloaded."""
+    """Build the wheel and the sdist into a directory. The build backend is installed, so nothing is downloaded."""
     directory = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-t", "wheel", "-d", str(directory)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def metadata(wheel_files: dict[str, bytes]):
     return Parser().parsestr(wheel_files[f"trio_codex-{VERSION}.dist-info/METADATA"].decode())
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, bytes]) -> None:
+def test_the_wheel_contains_only_the_package(wheel_files: dict[str, bytes]) -> None:
     sources = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src" / "trio_codex").rglob("*.py*")
@@ -59,16 +59,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
     assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}
 
 
-def test_the_generator_is_no_part_of_the_wheel(wheel_files: dict[str, bytes]) -> None:
+def test_the_wheel_does_not_contain_the_generator(wheel_files: dict[str, bytes]) -> None:
     assert not [name for name in wheel_files if "wiregen" in name or "/schema/" in name]
 
 
-def test_the_wheel_holds_the_license(wheel_files: dict[str, bytes]) -> None:
+def test_the_wheel_contains_the_license(wheel_files: dict[str, bytes]) -> None:
     license_file = f"trio_codex-{VERSION}.dist-info/licenses/LICENSE"
     assert wheel_files[license_file] == (ROOT / "LICENSE").read_bytes()
 
 
-def test_the_wheel_says_what_it_needs(metadata) -> None:
+def test_the_wheel_declares_its_dependencies(metadata) -> None:
     requirements = metadata.get_all("Requires-Dist")
     needed = {line.partition(";")[0].strip() for line in requirements if "extra ==" not in line}
     assert {line.split(">=")[0] for line in needed} == {"attrs", "cattrs", "msgspec", "psutil", "trio"}
@@ -94,7 +94,7 @@ def test_the_readme_is_the_description(metadata) -> None:
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
 
 
-def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str]) -> None:
+def test_the_sdist_contains_everything_to_build_test_and_document_the_package(sdist_names: set[str]) -> None:
     files = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
     assert files <= sdist_names
     for needed in (
@@ -108,13 +108,13 @@ def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str
     assert tests <= sdist_names
 
 
-def test_the_sdist_holds_nothing_that_was_made(sdist_names: set[str]) -> None:
+def test_the_sdist_contains_no_build_outputs(sdist_names: set[str]) -> None:
     made = ("__pycache__", ".pyc", ".venv", "/_build/", ".hypothesis", "_cache")
     assert not [name for name in sdist_names if any(part in name for part in made)]
 
 
 @pytest.mark.parametrize("module", ["trio_codex", "trio_codex.cli"])
-def test_the_package_is_the_command_when_it_is_run_as_a_module(module):
+def test_running_the_package_as_a_module_runs_the_command(module):
     argv = [sys.executable, "-m", module, "--help"]
     shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("Usage: trio-codex ")
@@ -125,7 +125,7 @@ def run_tool(root: Path, tool: str, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_what_is_in_the_way_of_a_release_is_named():
+def test_obstacles_to_a_release_are_listed():
     run = run_tool(ROOT, "check_release")
     links = re.findall(r"\]\((docs/[^)\s]+)\)", (ROOT / "README.md").read_text())
     named = run.stdout.splitlines()
@@ -133,7 +133,7 @@ def test_what_is_in_the_way_of_a_release_is_named():
     assert run.returncode == bool(named and named != ["Nothing is in the way of a release."])
 
 
-def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> None:
+def test_a_prepared_tree_can_be_released(tmp_path: Path) -> None:
     for name in (".ci", "src/trio_codex", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):

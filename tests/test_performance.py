@@ -1,9 +1,9 @@
-"""What the client costs, in numbers that do not depend on the machine: calls, wake-ups, bytes kept, modules loaded.
+"""The cost of the client in numbers that do not depend on the machine: calls, wake-ups, memory and loaded modules.
 
-Times are only compared with times of the same run, and with room: the benchmarks measure them (``tests/benchmarks``). Each
-number is a slope, between a short turn and a long one, so that what a turn costs once is not in it. It may differ a
-little from run to run, because a consumer lets others run after a millisecond. The bounds are about a quarter above what
-was measured, so that code can be moved and split.
+Times are compared only within a run, and generously; the benchmarks (``tests/benchmarks``) measure them. Each number
+is the slope between a short turn and a long one, which excludes the fixed cost of a turn. Numbers vary slightly
+between runs, because a consumer yields after a millisecond. Each bound is about a quarter above the measured value,
+so that code can be refactored.
 """
 
 import math
@@ -36,7 +36,7 @@ PIPE_BYTES = 64 * 1024
 
 
 class InMemory(Server, DirectSendStream, trio.abc.Stream):
-    """The server of the benchmarks in this process, so that every run reads the same chunks."""
+    """The server of the benchmarks, run in this process so that every run reads the same chunks."""
 
     def __init__(self, directory):
         super().__init__(directory)
@@ -115,7 +115,7 @@ async def iterate(thread, text, read=True):
 
 
 class Calls:
-    """Counts, as a scope, the calls of our functions, and the calls that they make of functions written in C."""
+    """A scope that counts calls to functions of this package, and the calls they make to C functions."""
 
     def __enter__(self):
         self.count = 0
@@ -132,7 +132,7 @@ class Calls:
 
 
 class Instructions:
-    """Counts, as a scope, the instructions that our functions run: it sees loops in which nothing is called."""
+    """A scope that counts the bytecode instructions of this package, to see loops that call nothing."""
 
     def __enter__(self):
         self.count = 0
@@ -160,13 +160,13 @@ async def cost_of_an_event(counter, thread, read=True, number=0):
 
 
 @pytest.mark.parametrize(("read", "most"), [(True, 28), (False, 23)], ids=["params read", "params not read"])
-async def test_an_event_takes_no_more_calls_than_it_took(traffic, read, most):
+async def test_calls_per_event_stay_within_their_bound(traffic, read, most):
     async with client(traffic) as (_, thread):
         calls = await cost_of_an_event(Calls, thread, read)
     assert calls <= most
 
 
-async def test_an_event_takes_as_many_instructions_with_three_hundred_other_turns_open(traffic):
+async def test_instructions_per_event_do_not_grow_with_three_hundred_open_turns(traffic):
     async with client(traffic) as (codex, thread):
         alone = await cost_of_an_event(Instructions, thread)
         async with AsyncExitStack() as stack:
@@ -181,7 +181,7 @@ async def test_an_event_takes_as_many_instructions_with_three_hundred_other_turn
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of all tasks: each is a wake-up, and costs a few events."""
+    """Counts the steps of all tasks. Each step is a wake-up, which costs as much as a few events."""
 
     def __init__(self):
         self.count = 0
@@ -198,14 +198,14 @@ async def steps_of(run):
     return counted.count
 
 
-async def test_the_reader_and_a_consumer_are_woken_for_chunks_and_not_for_events(traffic):
+async def test_the_reader_and_consumers_wake_up_per_chunk_not_per_event(traffic):
     async with client(traffic) as (_, thread):
         short = await steps_of(lambda: iterate(thread, "short-0"))
         long = await steps_of(lambda: iterate(thread, "long-0"))
     assert long - short <= (LONG - SHORT) / 20
 
 
-async def test_a_request_takes_no_more_steps_and_calls_than_it_took(traffic):
+async def test_steps_and_calls_per_request_stay_within_their_bounds(traffic):
     async def ask(codex, times):
         for _ in range(times):
             await codex.models()
@@ -224,7 +224,7 @@ async def test_a_request_takes_no_more_steps_and_calls_than_it_took(traffic):
 
 
 async def kept(codex, thread, text, read):
-    """Bytes and blocks that the events of a turn hold, before it is left."""
+    """Return the bytes and blocks held by the events of an open turn."""
     tracemalloc.start()
     try:
         async with thread.turn(text) as turn:
@@ -246,24 +246,24 @@ async def kept_by_an_event(traffic, read):
     return [(after - before) / (SHORT - 300) for before, after in zip(short, long, strict=True)]
 
 
-async def test_an_event_that_waits_keeps_its_line_and_little_else(traffic):
+async def test_a_queued_event_holds_little_more_than_its_line(traffic):
     size, blocks = await kept_by_an_event(traffic, read=False)
     assert size <= 680
     assert blocks <= 6.5
 
 
-async def test_an_event_that_was_read_keeps_nothing(traffic):
-    """Except the items of the result, which are one in a hundred."""
+async def test_an_event_that_was_read_holds_no_memory(traffic):
+    """One event in a hundred is an item, which the result keeps."""
     size, blocks = await kept_by_an_event(traffic, read=True)
     assert size <= 32
     assert blocks <= 0.5
 
 
-# -- time, next to time ------------------------------------------------------------------------------------------------
+# -- relative times ------------------------------------------------------------------------------------------------
 
 
 async def least_seconds(run, rounds=5):
-    """The minimum CPU time of some rounds: other load only adds to it."""
+    """Return the minimum CPU time over some rounds, because other load only adds to it."""
     best = math.inf
     for number in range(rounds):
         start = time.process_time()
@@ -286,8 +286,8 @@ async def test_events_cost_a_bounded_multiple_of_splitting_and_parsing_their_lin
     assert seconds <= 20 * floor_seconds
 
 
-async def test_time_grows_with_events_and_with_bytes_and_no_faster(tmp_path):
-    """The measured exponents are 1; what is quadratic somewhere is nearer to 2 with these sizes."""
+async def test_time_grows_linearly_with_events_and_bytes(tmp_path):
+    """Check the growth exponents. They are 1; with these sizes, a quadratic step would bring them close to 2."""
     prepare_results(tmp_path)
     counts, lengths = (1000, 4000, 16_000), (2**20, 2**22, 2**24)
     for number in range(3):
@@ -330,8 +330,8 @@ def number_printed_by(code):
     return int(done.stdout)
 
 
-def test_an_import_loads_no_more_modules_and_builds_no_more_classes_than_it_did():
-    """Each module takes some 0.3 ms, each class of attrs as much."""
+def test_modules_and_classes_loaded_by_an_import_stay_within_their_bounds():
+    """Each module takes about 0.3 ms, and so does each attrs class."""
     loaded = "import sys, trio_codex; print(sum(name.startswith('trio_codex') for name in sys.modules))"
     assert number_printed_by(loaded) <= 95
     assert number_printed_by(CLASSES_BUILT) <= 58
@@ -340,7 +340,7 @@ def test_an_import_loads_no_more_modules_and_builds_no_more_classes_than_it_did(
 # -- the benchmarks themselves -----------------------------------------------------------------------------------------
 
 
-def test_the_page_shows_what_was_recorded():
+def test_the_page_shows_the_recorded_results():
     text = report.PAGE.read_text()
     assert report.with_tables(text, report.load()) == text, "run: python tests/benchmarks/run.py page"
 

@@ -1,4 +1,4 @@
-"""A program for the official SDK beside its port to the blocking face: they print the same, and hardly differ."""
+"""A program for the official SDK and its port to the blocking face print the same and hardly differ."""
 
 import difflib
 import os
@@ -35,26 +35,26 @@ DIFFERENT = {
     "    open_codex,": "an import",
     "    retry_on_overload,": "an import",
     ")": "an import",
-    '"""Review a directory': "what it is",
+    '"""Review a directory': "the description",
     "    with Codex(": "construction",
     "    with open_codex(": "construction",
     "        turn = thread.turn(": "a turn is a scope",
     "        with thread.turn(": "a turn is a scope",
     "        for event in turn.stream():": "a turn is a scope",
     "            for event in turn:": "a turn is a scope",
-    "            if isinstance(event.payload": "a turn is a scope, and event.params has another name",
-    "                if isinstance(event.params": "a turn is a scope, and event.params has another name",
-    "                print(event.payload.": "a turn is a scope, and event.params has another name",
-    "                    print(event.params.": "a turn is a scope, and event.params has another name",
-    "        except RuntimeError:": "an error of its own",
-    "        except errors.TurnFailed:": "an error of its own",
+    "            if isinstance(event.payload": "a turn is a scope, and payload is named params",
+    "                if isinstance(event.params": "a turn is a scope, and payload is named params",
+    "                print(event.payload.": "a turn is a scope, and payload is named params",
+    "                    print(event.params.": "a turn is a scope, and payload is named params",
+    "        except RuntimeError:": "a specific error class",
+    "        except errors.TurnFailed:": "a specific error class",
 }
-"""What may differ, by how a line begins, and why."""
+"""Lines that may differ, by their beginning, with the reason."""
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Trio starts a program in a thread, which it keeps for some seconds."""
+    """Ignore Trio's worker thread, which outlives the start of a process by some seconds."""
     with assert_nothing_left(ignore=["thread * (Trio thread *)"]):
         yield
 
@@ -87,7 +87,7 @@ async def test_both_programs_print_the_same(name, tmp_path):
     assert done.returncode == 0
 
 
-def test_only_imports_construction_and_what_has_another_name_differ():
+def test_the_programs_differ_only_in_listed_lines():
     official, ported = ((PORT / f"{name}.py").read_text().splitlines() for name in ("official", "ported"))
     assert 45 <= len(official) <= 80
     changed = [line[2:] for line in difflib.ndiff(official, ported) if line[:2] in ("- ", "+ ")]

@@ -1,4 +1,4 @@
-"""Recordings: what they contain, what they do not, and that a replayed client sees and does the same again."""
+"""Recordings: their content, and that a client behaves the same when they are replayed."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ COMMAND_APPROVAL = "item/commandExecution/requestApproval"
 
 
 async def play(recording, **options):
-    """Replay a recording to the session that was recorded."""
+    """Run the recorded session again on a replay of the recording."""
     seen = Seen()
     with trio.fail_after(60):
         kit = {"policy": policy_for(seen), "tools": tools_for(seen)}
@@ -44,16 +44,16 @@ async def play(recording, **options):
 
 
 def without_content(decided):
-    """What stays of a decision where the answer of a tool is about what was taken out."""
+    """Return a decision without the tool's answer, which depends on redacted content."""
     return tuple(type(part) if isinstance(part, ToolResult) else part for part in decided)
 
 
-# -- what is played is what was ------------------------------------------------------------------------------------
+# -- faithful replays ------------------------------------------------------------------------------------
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
-async def test_a_session_on_the_real_server_is_played_again_and_again(redaction, tmp_path):
+async def test_a_session_with_the_real_server_can_be_replayed_repeatedly(redaction, tmp_path):
     path = tmp_path / "session.jsonl"
     with trio.fail_after(30), Recorder(path, redaction=redaction) as recorder:
         async with recorded(recorder) as (codex, live):
@@ -79,7 +79,7 @@ async def test_a_session_on_the_real_server_is_played_again_and_again(redaction,
 
 
 @pytest.mark.parametrize("path", [REDACTED, READABLE], ids=["redacted", "readable"])
-async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path):
+async def test_a_golden_recording_replays_its_events_decisions_and_results(path):
     recording = read_recording(path)
     seen = await play(recording)
     turns = {result.id for result in seen.results}
@@ -110,7 +110,7 @@ def _turn_of(params):
     return getattr(params, "turn_id", None) or getattr(turn, "id", None)
 
 
-def test_a_recording_is_played_in_its_own_time_which_a_mock_clock_takes_away():
+def test_a_replay_keeps_the_recorded_timing_which_a_mock_clock_skips():
     recording = read_recording(READABLE)
 
     async def timed():
@@ -126,7 +126,7 @@ def test_a_recording_is_played_in_its_own_time_which_a_mock_clock_takes_away():
         assert 0.5 * length < end - start <= 1.01 * length
 
 
-async def test_what_a_replay_sends_can_be_recorded_again(tmp_path):
+async def test_a_replay_can_be_recorded(tmp_path):
     path = tmp_path / "again.jsonl"
     with Recorder(path) as recorder:
         await play(REDACTED, instruments=[recorder])
@@ -136,7 +136,7 @@ async def test_what_a_replay_sends_can_be_recorded_again(tmp_path):
     ]
 
 
-async def test_a_server_that_died_dies_again(tmp_path):
+async def test_a_replay_repeats_the_death_of_the_server(tmp_path):
     path = tmp_path / "died.jsonl"
     with trio.fail_after(5), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, server):
@@ -149,7 +149,7 @@ async def test_a_server_that_died_dies_again(tmp_path):
     assert read_recording(path).entries[-1].reason == "ConnectionBroken"
 
 
-# -- what is not as it was -----------------------------------------------------------------------------------------
+# -- differences -----------------------------------------------------------------------------------------
 
 
 async def test_another_prompt_is_reported_as_a_difference():
@@ -162,7 +162,7 @@ async def test_another_prompt_is_reported_as_a_difference():
     assert any(line.startswith("+") and "look that up" in line for line in difference)
 
 
-async def test_another_request_is_reported_and_so_is_one_beyond_the_end(tmp_path):
+async def test_a_different_request_and_one_after_the_end_are_reported(tmp_path):
     path = tmp_path / "short.jsonl"
     with trio.fail_after(5), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, _):
@@ -179,7 +179,7 @@ async def test_another_request_is_reported_and_so_is_one_beyond_the_end(tmp_path
             await codex.models()
 
 
-async def test_a_client_that_leaves_early_is_reported_unless_it_failed_by_itself():
+async def test_a_client_that_disconnects_early_is_reported_unless_it_failed():
     with (
         trio.fail_after(5),
         pytest.raises(ReplayMismatch, match=r"(?s)disconnected without sending.*turn/start"),
@@ -191,7 +191,7 @@ async def test_a_client_that_leaves_early_is_reported_unless_it_failed_by_itself
             raise ValueError("mine")
 
 
-async def test_a_client_that_leaves_while_the_server_takes_its_time_is_reported_too(tmp_path, autojump_clock):
+async def test_a_client_that_disconnects_while_the_server_is_busy_is_reported_too(tmp_path, autojump_clock):
     path = tmp_path / "slow.jsonl"
 
     async def serve(server):
@@ -214,14 +214,14 @@ async def test_a_client_that_leaves_while_the_server_takes_its_time_is_reported_
                 await codex.models()
 
 
-async def test_a_mismatch_that_the_body_swallows_is_reported_at_the_end():
+async def test_a_mismatch_swallowed_by_the_body_is_reported_at_the_end():
     with trio.fail_after(5), pytest.raises(ReplayMismatch):
         async with replay(REDACTED) as codex:
             with pytest.raises(errors.ConnectionBroken):
                 await codex.models()
 
 
-async def test_what_cannot_be_played_is_refused_before_anything_is_sent(tmp_path, monkeypatch):
+async def test_a_recording_that_cannot_be_replayed_is_refused_before_anything_is_sent(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no connection 2, but 1"):
         async with replay(REDACTED, connection=2):
             pytest.fail("there is nothing to be played")
@@ -236,7 +236,7 @@ async def test_what_cannot_be_played_is_refused_before_anything_is_sent(tmp_path
             pytest.fail("a line is missing")
 
 
-async def test_a_later_connection_is_played_in_time_from_its_own_start(autojump_clock):
+async def test_a_later_connection_is_replayed_from_its_own_start_time(autojump_clock):
     recording = read_recording(READABLE)
     opened, *rest = (
         msgspec.structs.replace(entry, at=entry.at + 3600, connection=2) for entry in recording.entries
@@ -249,7 +249,7 @@ async def test_a_later_connection_is_played_in_time_from_its_own_start(autojump_
     assert trio.current_time() - start < 60
 
 
-async def test_leniently_requests_are_answered_by_their_methods_whatever_they_say(tmp_path):
+async def test_a_lenient_replay_answers_requests_by_method_alone(tmp_path):
     path = tmp_path / "lenient.jsonl"
     with trio.fail_after(5), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, server):
@@ -260,7 +260,7 @@ async def test_leniently_requests_are_answered_by_their_methods_whatever_they_sa
             await codex.request("thread/name/set", {"threadId": thread.id, "name": "one"})
     with trio.fail_after(5):
         async with replay(path, strict=False) as codex:
-            # Another order, other parameters, and more than was recorded.
+            # Another order, other parameters, and more requests than were recorded.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(codex.request, "thread/name/set", {"name": "another"})
                 await wait_all_tasks_blocked()
@@ -271,7 +271,7 @@ async def test_leniently_requests_are_answered_by_their_methods_whatever_they_sa
                 await codex.request("account/read")
 
 
-async def test_ids_that_the_client_makes_anew_are_translated(tmp_path):
+async def test_ids_that_the_client_generates_anew_are_translated(tmp_path):
     path = tmp_path / "ids.jsonl"
 
     async def run(codex, process_id):
@@ -304,7 +304,7 @@ async def test_ids_that_the_client_makes_anew_are_translated(tmp_path):
 # -- the file ------------------------------------------------------------------------------------------------------
 
 
-async def test_each_line_is_in_the_file_at_once_and_for_its_owner_alone(tmp_path):
+async def test_each_line_is_written_immediately_to_a_file_only_its_owner_can_read(tmp_path):
     path = tmp_path / "now.jsonl"
     with trio.fail_after(5), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, _):
@@ -314,7 +314,7 @@ async def test_each_line_is_in_the_file_at_once_and_for_its_owner_alone(tmp_path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
-def test_a_file_that_others_could_read_becomes_its_owners_and_what_is_no_file_is_left_alone(tmp_path):
+def test_a_file_that_others_could_read_is_made_private_but_a_device_is_not_changed(tmp_path):
     path = tmp_path / "old.jsonl"
     path.touch(mode=0o644)
     Recorder(path).close()
@@ -324,7 +324,7 @@ def test_a_file_that_others_could_read_becomes_its_owners_and_what_is_no_file_is
     assert os.stat(os.devnull).st_mode == before
 
 
-async def test_a_file_that_cannot_be_written_any_more_is_given_up_and_nothing_fails(tmp_path, caplog):
+async def test_if_the_file_becomes_unwritable_recording_stops_and_nothing_fails(tmp_path, caplog):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -344,7 +344,7 @@ async def test_a_file_that_cannot_be_written_any_more_is_given_up_and_nothing_fa
     assert "an instrument was removed" in told.getMessage()
 
 
-def test_a_recording_is_replaced_only_if_that_was_asked_for(tmp_path):
+def test_an_existing_recording_is_replaced_only_on_request(tmp_path):
     path = tmp_path / "old.jsonl"
     path.write_text("of yesterday")
     with pytest.raises(FileExistsError, match="pass overwrite=True"):
@@ -355,7 +355,7 @@ def test_a_recording_is_replaced_only_if_that_was_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name(tmp_path, overwrite):
+def test_a_recording_is_not_written_through_symbolic_or_hard_links(tmp_path, overwrite):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.touch()
     (tmp_path / "link").symlink_to(elsewhere)
@@ -370,7 +370,7 @@ def test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("make", [lambda path: path.touch(0o666), os.mkfifo], ids=["file", "pipe"])
-def test_a_file_of_another_user_is_refused_and_left_as_it_was(tmp_path, make):
+def test_another_users_file_is_refused_and_unchanged(tmp_path, make):
     path = tmp_path / "theirs"
     make(path)
     os.chown(path, 12345, 12345)
@@ -383,7 +383,7 @@ def test_a_file_of_another_user_is_refused_and_left_as_it_was(tmp_path, make):
     os.close(reader)
 
 
-def test_in_several_runs_of_trio_the_times_of_a_recording_continue(tmp_path):
+def test_times_continue_across_several_runs_of_trio(tmp_path):
     async def run(recorder):
         await trio.sleep(3600)
         with trio.fail_after(60):
@@ -391,7 +391,7 @@ def test_in_several_runs_of_trio_the_times_of_a_recording_continue(tmp_path):
                 await codex.thread_start()
                 await trio.sleep(10)
 
-    # The clocks of the runs begin anywhere, an hour apart from each other.
+    # The clocks of the runs start at arbitrary times, an hour apart.
     with Recorder(tmp_path / "runs.jsonl") as recorder:
         for _ in range(3):
             trio.run(run, recorder, clock=MockClock(autojump_threshold=0))
@@ -402,9 +402,7 @@ def test_in_several_runs_of_trio_the_times_of_a_recording_continue(tmp_path):
 
 @pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
 @pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
-async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_continues(
-    tmp_path, depth, redaction
-):
+async def test_of_a_message_nested_too_deeply_only_the_size_is_recorded(tmp_path, depth, redaction):
     path = tmp_path / "deep.jsonl"
     line = b'{"method":"new/thing","params":%s1%s}' % (b'{"a":' * depth, b"}" * depth)
     with trio.fail_after(5), Recorder(path, redaction=redaction) as recorder:
@@ -420,14 +418,14 @@ async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recordi
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_file_that_cannot_be_begun_is_an_error_and_leaves_nothing(recwarn):
+def test_a_file_that_cannot_be_created_is_an_error_and_leaves_nothing(recwarn):
     with pytest.raises(OSError, match="No space left"):
         Recorder("/dev/full")
     gc.collect()
     assert not recwarn.list
 
 
-async def test_a_recording_of_a_cancelled_session_is_whole(tmp_path):
+async def test_the_recording_of_a_cancelled_session_is_complete(tmp_path):
     path = tmp_path / "cancelled.jsonl"
     with trio.move_on_after(0.2), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, server):
@@ -455,7 +453,7 @@ async def test_several_connections_are_numbered_from_one(tmp_path):
             await wait_all_tasks_blocked()
 
 
-async def test_a_decision_is_of_the_connection_that_asked_also_where_two_ask_the_same(tmp_path):
+async def test_a_decision_is_recorded_for_the_connection_that_made_the_request(tmp_path):
     path = tmp_path / "same.jsonl"
     gates = {thread_id: trio.Event() for thread_id in ("thread-a", "thread-b", "thread-c")}
 
@@ -477,7 +475,7 @@ async def test_a_decision_is_of_the_connection_that_asked_also_where_two_ask_the
     assert [entry.connection for entry in entries if entry.kind == "decision"] == [1, 2, 3]
 
 
-async def test_lines_that_are_junk_or_too_long_to_be_parsed_are_recorded_by_their_size(tmp_path, monkeypatch):
+async def test_of_junk_and_overlong_lines_only_the_size_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
     path = tmp_path / "junk.jsonl"
     with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
@@ -493,7 +491,7 @@ async def test_lines_that_are_junk_or_too_long_to_be_parsed_are_recorded_by_thei
     assert long.method is None
 
 
-def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refused(tmp_path):
+def test_a_truncated_file_is_read_up_to_its_end_and_other_files_are_refused(tmp_path):
     path = tmp_path / "file.jsonl"
     whole = REDACTED.read_bytes()
     path.write_bytes(whole[:-20])
@@ -518,14 +516,14 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
     [None, Redaction(), Redaction(paths=True, keep={"text", "delta"})],
     ids=["it was not", "by default", "with paths, but for two fields"],
 )
-def test_a_recording_says_how_its_content_was_taken_out(redaction, tmp_path):
+def test_a_recording_names_its_redaction(redaction, tmp_path):
     Recorder(tmp_path / "file.jsonl", redaction=redaction).close()
     assert read_recording(tmp_path / "file.jsonl").redaction == redaction
     golden = {REDACTED: Redaction(), READABLE: TEXTS}
     assert {path: read_recording(path).redaction for path in golden} == golden
 
 
-async def test_after_it_was_closed_nothing_is_recorded_and_nothing_fails(tmp_path, caplog):
+async def test_after_closing_nothing_is_recorded_and_nothing_fails(tmp_path, caplog):
     recorder = Recorder(tmp_path / "closed.jsonl")
     recorder.close()
     with trio.fail_after(5):

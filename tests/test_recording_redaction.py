@@ -22,7 +22,7 @@ def redacted(message, **options):
     return Redaction(**options).message(message)
 
 
-def test_structure_ids_methods_words_numbers_and_sizes_stay():
+def test_structure_ids_methods_protocol_words_numbers_and_sizes_are_kept():
     message = {
         "method": "item/started",
         "params": {
@@ -39,7 +39,7 @@ def test_structure_ids_methods_words_numbers_and_sizes_stay():
     assert redacted(message, keep={"command"})["params"]["item"]["command"] == "rm -r\nx"
 
 
-def test_json_of_any_form_loses_its_names_and_numbers_too():
+def test_arbitrary_json_loses_its_names_and_numbers_too():
     message = {
         "id": 3,
         "method": "item/tool/call",
@@ -57,7 +57,7 @@ def test_json_of_any_form_loses_its_names_and_numbers_too():
     assert redacted(message)["params"]["tool"] == "lookup"
 
 
-def test_what_is_redacted_does_not_depend_on_what_was_read_before():
+def test_redaction_does_not_depend_on_earlier_messages():
     script = (
         "import sys\n"
         "from trio_codex import wire\n"
@@ -78,21 +78,21 @@ def test_what_is_redacted_does_not_depend_on_what_was_read_before():
     assert fresh == resolved
 
 
-def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():
+def test_names_from_users_are_removed_and_protocol_words_below_them_are_kept():
     message = {"id": 1, "result": {"fileChanges": {"/etc/a": {"type": "add", "content": "x y"}}}}
     assert redacted(message)["result"]["fileChanges"] == {"key-1": {"type": "add", "content": "xxx"}}
     kept = redacted(message, paths=True)["result"]["fileChanges"]
     assert kept == {"/etc/a": {"type": "add", "content": "xxx"}}
 
 
-def test_any_json_that_is_not_a_message_is_reported_as_such():
+def test_json_that_is_not_a_message_is_reported_as_such():
     line = {"level": "info", "user": "Ada", "pin": 4711, "secret name": {"id": "a-b"}}
     left = redacted(line)
     assert not {"Ada", "4711", "secret name", "a-b"} & set(re.findall(r"[\w -]+", json.dumps(left)))
     assert redacted(left) == left
 
 
-def test_names_that_the_protocol_does_not_know_can_be_kept_too():
+def test_names_unknown_to_the_protocol_can_be_kept():
     message = {"id": 3, "method": "item/tool/call", "params": {"arguments": {"hamlet": "Bern", "zip": 3000}}}
     assert redacted(message, keep={"hamlet"})["params"]["arguments"] == {"hamlet": "Bern", "key-2": 0}
 
@@ -132,13 +132,13 @@ NAMES = [
         lambda given: {"id": 1, "error": {"code": 1, "message": "no", "data": given}},
     ],
 )  # fmt: skip
-def test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere(where):
+def test_every_value_in_a_user_defined_map_is_removed(where):
     for value in ("hunter2-Secret.Token", "completed", "turn/start"):
         left = redacted({**where(dict.fromkeys(NAMES, value)), "method": "m"})
         assert value not in json.dumps(left)
 
 
-def test_of_an_error_stays_what_the_client_reads_in_it():
+def test_the_parts_of_an_error_that_the_client_reads_are_kept():
     for text, left in (
         ("no active turn to interrupt", "no active turn"),
         ("Invalid request: unknown variant `a/b`, expected", "unknown variant `a/b`"),
@@ -164,7 +164,7 @@ def test_redacting_twice_changes_nothing_more(params, method):
 
 
 @given(st.data())
-def test_what_was_typed_is_typed_without_its_content(data):
+def test_redacted_messages_can_still_be_parsed(data):
     method = data.draw(st.sampled_from(sorted(NOTIFICATIONS)))
     params = wire.encode(data.draw(wire_values(getattr(wire, NOTIFICATIONS[method]))))
     left = redacted({"method": method, "params": params})["params"]
@@ -172,11 +172,11 @@ def test_what_was_typed_is_typed_without_its_content(data):
 
 
 @given(st.recursive(st.just(SECRET), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_no_text_of_more_than_a_word_survives_anywhere(value):
+def test_no_text_of_more_than_one_word_is_kept(value):
     for name in ("result", "params", "error"):
         assert SECRET not in json.dumps(redacted({"id": 1, name: value}), ensure_ascii=False)
 
 
-def test_an_entry_leaves_out_what_it_does_not_have():
+def test_an_entry_omits_absent_fields():
     line = msgspec.json.encode(Entry(0.5, 1, "opened"))
     assert json.loads(line) == {"at": 0.5, "connection": 1, "kind": "opened"}

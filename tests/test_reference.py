@@ -1,4 +1,4 @@
-"""Every public name is in the reference, and the reference names nothing else."""
+"""The reference lists every public name and nothing else."""
 
 import importlib
 import importlib.util
@@ -25,7 +25,7 @@ MODULES = [
 ]
 
 OPTIONAL = {"trio_codex.batch.ray": "ray", "trio_codex.inspect": "inspect_ai"}
-"""Modules that need a package which is in no default environment."""
+"""Modules that need a package which is not installed by default."""
 
 MODULES += [module for module, package in OPTIONAL.items() if importlib.util.find_spec(package)]
 
@@ -38,7 +38,7 @@ TWICE = {
     ("trio_codex", "tool"): "trio_codex.tools",
     ("trio_codex.policies", "ToolResult"): "trio_codex.tools",
 }
-"""Names that can be imported from two modules, and the one that the reference has them under."""
+"""Names that can be imported from two modules, with the module under which they are documented."""
 
 MODULE = re.compile(
     r"^\.\. (?P<kind>automodule|module|currentmodule):: (?P<name>\S+)\n(?P<options>(?:   .*\n)*)",
@@ -52,7 +52,7 @@ def public_names(module: types.ModuleType) -> set[str]:
     listed = getattr(module, "__all__", None)
     if listed is not None:
         return set(listed)
-    # ``import … as …`` with the same name twice is how this package marks what it re-exports.
+    # This package marks re-exports by ``import X as X``.
     exported = {
         name for name, again in re.findall(r"(\w+) as (\w+)", inspect.getsource(module)) if name == again
     }
@@ -88,16 +88,14 @@ def test_every_public_name_is_in_the_reference(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_reference_has_only_names_that_are_there(module: str) -> None:
+def test_the_reference_lists_only_existing_names(module: str) -> None:
     assert documented_names()[module] - public_names(importlib.import_module(module)) == set()
 
 
 @pytest.mark.parametrize(
     ("alias", "home"), TWICE.items(), ids=lambda value: ".".join(value) if isinstance(value, tuple) else ""
 )
-def test_what_can_be_imported_from_two_modules_is_the_same_and_documented_once(
-    alias: tuple[str, str], home: str
-) -> None:
+def test_names_with_two_modules_are_identical_and_documented_once(alias: tuple[str, str], home: str) -> None:
     module, name = alias
     assert getattr(importlib.import_module(module), name) is getattr(importlib.import_module(home), name)
     assert name in documented_names()[home]
@@ -105,8 +103,8 @@ def test_what_can_be_imported_from_two_modules_is_the_same_and_documented_once(
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_the_signature_of_every_public_name_can_be_told(module: str) -> None:
-    """To the reference, to ``help()`` and to a notebook: some kinds of classes evaluate their annotations for it."""
+def test_every_public_name_has_an_inspectable_signature(module: str) -> None:
+    """The reference, ``help()`` and notebooks need it. Some classes evaluate their annotations for it."""
     found = importlib.import_module(module)
     for name in public_names(found):
         value = getattr(found, name)

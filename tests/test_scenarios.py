@@ -1,6 +1,6 @@
-"""The scenarios of the official SDK's suite: each of the 55 has a test here, or a reason why not.
+"""Each of the 55 scenarios in the official SDK's test suite has a test here, or a reason not to.
 
-The tests are those of ``tests/integration/test_scenarios_*.py``, which have the numbers in their names.
+The tests are in ``tests/integration/test_scenarios_*.py``; their names contain the numbers.
 """
 
 import re
@@ -14,28 +14,27 @@ LAST = 55
 
 ELSEWHERE = {
     3: (
-        "The same with a real account. Each of its parts is run offline: start and models (1, 2), a turn with usage (4, 5), "
-        "streaming (11), interrupting and going on (17), every example script.",
-        "tests/test_examples.py::test_example_shows_what_it_is_there_to_show",
+        "The same with a real account. All parts run offline: start and models (1, 2), a turn with usage (4, 5), streaming (11), continuing after an interrupt (17), every example script.",
+        "tests/test_examples.py::test_example_prints_the_expected_output",
     ),
     50: (
-        "Notifications that are unknown or do not fit: the pinned server sends none.",
+        "Unknown and invalid notifications: the pinned server sends none.",
         "tests/wire/test_wire_reading.py::test_a_notification_never_raises",
     ),
     51: (
-        "Events that come before their turn is known: the pinned server cannot be made to send them at will.",
+        "Events that arrive before their turn is known: the pinned server cannot be made to send them.",
         "tests/turns/test_turn.py::test_events_before_the_answer_are_kept_and_those_of_other_turns_are_not",
     ),
     52: (
-        "Concurrent first use: there is none, because opening is a scope. A handshake that fails closes the client.",
+        "Concurrent first use: impossible, because opening is a scope. A failed handshake closes the client.",
         "tests/client/test_open.py::test_a_server_that_refuses_the_handshake",
     ),
     54: (
-        "The router of goals is how the official SDK goes about 36 to 44; what can be seen of it is theirs.",
-        "tests/integration/test_scenarios_goals.py::test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with",
+        "The goal router is how the official SDK implements 36 to 44, whose tests cover its visible behavior.",
+        "tests/integration/test_scenarios_goals.py::test_s40_a_steer_reaches_the_goals_second_turn",
     ),
 }
-"""Scenarios without a test of their number: why, and which tests cover them."""
+"""Scenarios without a test of that number: the reason, and a test that covers them."""
 
 
 def scenario_tests() -> dict[int, list[str]]:
@@ -50,11 +49,11 @@ def scenario_tests() -> dict[int, list[str]]:
     return found
 
 
-def test_every_scenario_is_a_test_or_has_a_reason_and_none_has_both() -> None:
+def test_every_scenario_has_either_a_test_or_a_reason() -> None:
     assert sorted([*scenario_tests(), *ELSEWHERE]) == list(range(1, LAST + 1))
 
 
 @pytest.mark.parametrize("number", ELSEWHERE)
-def test_what_is_proved_elsewhere_is_there(number: int) -> None:
+def test_tests_elsewhere_exist(number: int) -> None:
     path, _, name = ELSEWHERE[number][1].partition("::")
     assert f"def {name}(" in (ROOT / path).read_text()

@@ -1,4 +1,4 @@
-"""Secrets planted wherever users have them: in no log record, repr, error, recording, span or number of ours (G18)."""
+"""Secrets planted wherever users keep them never leak into logs, reprs, errors, recordings or telemetry (G18)."""
 
 import logging
 import re
@@ -43,7 +43,7 @@ for _hook in (name for name in vars(Instrument) if name.endswith(("ed", "made"))
 
 
 class Watched:
-    """Everything that observes a client, and all of its output."""
+    """All observers of a client, and their output."""
 
     def __init__(self, path, caplog):
         caplog.set_level(logging.DEBUG)
@@ -64,7 +64,7 @@ class Watched:
         )
 
     def look_at(self, *things):
-        """Record the representations of an object, and those of the causes of an error."""
+        """Record the representations of an object and, for an error, of its causes."""
         for thing in things:
             self.texts += [repr(thing), str(thing)]
             if isinstance(thing, BaseException):
@@ -91,7 +91,7 @@ class Watched:
 
 
 @pytest.mark.real
-async def test_secrets_of_a_session_on_the_real_server_are_nowhere(tmp_path, caplog):
+async def test_secrets_of_a_session_on_the_real_server_do_not_leak(tmp_path, caplog):
     asked = []
 
     async def command(request):
@@ -140,8 +140,8 @@ async def test_secrets_of_a_session_on_the_real_server_are_nowhere(tmp_path, cap
     watched.assert_silent()
 
 
-async def test_secrets_that_only_a_script_can_plant_are_nowhere(tmp_path, caplog):
-    """Tool arguments, tokens in answers and errors, junk, lines that fit no schema, and a connection that breaks."""
+async def test_secrets_planted_by_a_scripted_server_do_not_leak(tmp_path, caplog):
+    """Cover tool arguments, tokens in responses and errors, junk, invalid messages, and a broken connection."""
     watched = Watched(tmp_path / "script.jsonl", caplog)
     config = CodexConfig(env={"MY_SECRET": VARIABLE}, max_line_bytes=100_000)
     of_turn = {"threadId": "thread-1", "turnId": "turn-1"}

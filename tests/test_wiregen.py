@@ -1,4 +1,4 @@
-"""The generator: the files on disk are its output, and it stops at anything that its tables do not cover."""
+"""The generator: files on disk match its output, and it rejects anything that its tables do not cover."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def bundle() -> schema.Bundle:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the generated files."""
+    """Return a copy of the generated files."""
     for name, text in output.on_disk(output.PACKAGE).items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- the command line ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_on_disk_is_what_the_generator_writes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_on_disk_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["--check"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -88,7 +88,7 @@ def test_check_reports_an_edited_file(package: Path, capsys: pytest.CaptureFixtu
     assert "stale" in shown.err
 
 
-def test_check_reports_a_missing_file_and_one_too_many(
+def test_check_reports_missing_and_superfluous_files(
     package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (package / "wire" / "_fs.py").unlink()
@@ -99,7 +99,7 @@ def test_check_reports_a_missing_file_and_one_too_many(
     assert "--- on disk/wire/_gone.py" in shown
 
 
-def test_generating_repairs_all_of_that_and_leaves_other_files_alone(package: Path) -> None:
+def test_generating_fixes_these_differences_and_leaves_other_files_alone(package: Path) -> None:
     before = output.on_disk(package)
     (package / "wire" / "_fs.py").unlink()
     (package / "wire" / "_gone.py").write_text(f"{output.MARK}, once\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def test_generating_repairs_all_of_that_and_leaves_other_files_alone(package: Pa
     assert (package / "wire" / "_own.py").exists()
 
 
-def test_an_error_of_the_generator_is_shown(
+def test_an_error_of_the_generator_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(tables.DEFERRED, "no/such", "a reason")
@@ -138,7 +138,7 @@ def test_every_generated_file_says_so() -> None:
 # -- the schema ----------------------------------------------------------------------------------------------------
 
 
-def test_the_vendored_files_are_the_pinned_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vendored_files_match_their_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vendored = tmp_path / "schema"
     shutil.copytree(schema.SCHEMA, vendored)
     monkeypatch.setattr(schema, "SCHEMA", vendored)
@@ -150,7 +150,7 @@ def test_the_vendored_files_are_the_pinned_ones(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def vendored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the vendored schema."""
+    """Return a copy of the vendored schema."""
     shutil.copytree(schema.SCHEMA, tmp_path / "schema")
     monkeypatch.setattr(schema, "SCHEMA", tmp_path / "schema")
     monkeypatch.setattr(schema, "PINNED", tmp_path / "schema" / "PINNED.json")
@@ -158,7 +158,7 @@ def vendored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "schema"
 
 
-def test_pinning_vendors_what_the_binary_prints_and_records_what_is_new(vendored: Path) -> None:
+def test_pinning_stores_the_printed_schema_and_records_what_is_new(vendored: Path) -> None:
     binary = find_binary()
     assert schema.pin(binary.path) == binary.version
     pinned = json.loads((vendored / "PINNED.json").read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def test_pinning_vendors_what_the_binary_prints_and_records_what_is_new(vendored
     data = gzip.decompress((vendored / schema.FILES["experimental"]).read_bytes())
     assert hashlib.sha256(data).hexdigest() == pinned["sha256"]["experimental"]
     if binary.version is not None and binary.version != PINNED["version"]:
-        # It is an older one here, so what the pinned one added since is gone.
+        # This binary is older, so everything that the pinned one added is gone.
         assert "thread/sample" in history.load().removed[binary.version]
 
 
@@ -205,7 +205,7 @@ def test_everything_in_a_schema_has_a_name() -> None:
     }  # fmt: skip
 
 
-def test_a_name_has_the_mark_of_the_first_release_that_had_it() -> None:
+def test_a_name_is_marked_with_the_first_release_that_had_it() -> None:
     first = history.History(first="1.0.0", added={}, removed={})
     again = first.extended("1.1.0", {"a"}, {"a", "b"}).extended("1.2.0", {"a", "b"}, {"a"})
     again = again.extended("1.3.0", {"a"}, {"a", "b", "c"})
@@ -213,7 +213,7 @@ def test_a_name_has_the_mark_of_the_first_release_that_had_it() -> None:
     assert again.removed["1.2.0"] == ["b"]
 
 
-def test_marks_stand_where_a_release_added_something_to_an_older_whole(protocol: Protocol) -> None:
+def test_only_additions_to_something_older_are_marked(protocol: Protocol) -> None:
     item = protocol.definitions["ImageGenerationThreadItem"]
     assert isinstance(item, ir.Class)
     marks = {field.wire: field.since for field in item.fields}
@@ -227,7 +227,7 @@ def test_marks_stand_where_a_release_added_something_to_an_older_whole(protocol:
     assert {member.value: member.since for member in plan.members}["sci"] == "0.164.0"
 
 
-def test_what_a_release_removed_must_be_kept_or_dropped(
+def test_removed_names_must_be_kept_or_dropped_explicitly(
     bundle: schema.Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = bundle.history.extended("9.0.0", {"Old.field"}, set())
@@ -238,7 +238,7 @@ def test_what_a_release_removed_must_be_kept_or_dropped(
         patches.check(bundle.definitions, bundle.history)
 
 
-def test_what_the_schema_has_again_is_no_longer_kept() -> None:
+def test_a_name_that_the_schema_has_again_must_not_be_listed_as_kept() -> None:
     raw = {"Thing": {"properties": {"a": STRING}}, "Kind": {"enum": ["b"]}}
     for path, value in ((("Thing", "properties", "a"), STRING), (("Kind", "enum", "-"), "b")):
         with pytest.raises(WiregenError, match=r"again: remove it from patches\.KEPT"):
@@ -250,7 +250,7 @@ def test_what_the_schema_has_again_is_no_longer_kept() -> None:
 
 @pytest.fixture
 def registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ``PATH`` with an installer that finds nothing, and an ``npm`` that packs a release."""
+    """Provide a ``PATH`` with an installer that finds nothing, and an ``npm`` that packs a release."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "uv").write_text("#!/bin/sh\necho no such release >&2\nexit 1\n")
@@ -275,7 +275,7 @@ def test_a_release_comes_from_npm_if_pypi_does_not_have_it(registries: Path) -> 
     assert (registries / "asked").read_text().startswith("@openai/codex@1.2.3-linux-")
 
 
-def test_a_release_that_no_registry_has_is_an_error(registries: Path) -> None:
+def test_a_release_missing_from_all_registries_is_an_error(registries: Path) -> None:
     (registries / "programs" / "npm").write_text("#!/bin/sh\nexit 1\n")
     with (
         pytest.raises(WiregenError, match=r"cannot fetch codex 1\.2\.3: no such release; npm failed"),
@@ -284,12 +284,12 @@ def test_a_release_that_no_registry_has_is_an_error(registries: Path) -> None:
         pass
 
 
-def test_a_path_is_opened_as_it_is(tmp_path: Path) -> None:
+def test_a_path_is_used_directly(tmp_path: Path) -> None:
     with binaries.opened(str(tmp_path / "codex")) as binary:
         assert binary == tmp_path / "codex"
 
 
-def test_one_name_cannot_mean_two_things() -> None:
+def test_conflicting_definitions_of_a_name_are_an_error() -> None:
     text = {"type": "string", "title": "Id"}
     same = {"Id": text, "v2": {"Id": {"type": "string"}}}
     assert schema._flatten({"definitions": same}) == {"Id": {"type": "string"}}
@@ -324,7 +324,7 @@ def test_attributes_are_snake_case(wire: str, python: str) -> None:
     assert names.attribute_name(wire) == python
 
 
-def test_a_name_that_is_none_is_an_error() -> None:
+def test_a_string_that_is_not_an_identifier_is_an_error() -> None:
     with pytest.raises(WiregenError, match="no Python name"):
         names.snake("1st")
 
@@ -338,11 +338,11 @@ def test_a_name_that_is_none_is_an_error() -> None:
         ("name", "name_"),
     ],
 )
-def test_members_hide_nothing_that_a_string_has(value: str, member: str) -> None:
+def test_enum_members_do_not_shadow_string_methods(value: str, member: str) -> None:
     assert names.member_name(value) == member
 
 
-def test_a_member_can_be_named_by_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_can_name_an_enum_member(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(names.MEMBERS, "1.5", "one_and_a_half")
     assert names.member_name("1.5") == "one_and_a_half"
 
@@ -421,7 +421,7 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
         ),
     ],
 )
-def test_a_table_that_does_not_fit_the_schema_is_an_error(
+def test_a_table_that_does_not_match_the_schema_is_an_error(
     change: Callable[[pytest.MonkeyPatch], None], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch)
@@ -446,7 +446,7 @@ def fields_of(schema_: Any) -> dict[str, ir.Field]:
     return {field.wire: field for field in thing.fields}
 
 
-def test_nullable_and_optional_are_distinguished() -> None:
+def test_nullable_and_optional_fields_are_distinguished() -> None:
     nullable = {"type": ["string", "null"]}
     properties = {
         "must": STRING,
@@ -485,12 +485,12 @@ def test_nullable_and_optional_are_distinguished() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_lowered_is_an_error(schema_: Any, problem: str) -> None:
+def test_unsupported_schemas_are_an_error(schema_: Any, problem: str) -> None:
     with pytest.raises(WiregenError, match=problem):
         lowered(schema_)
 
 
-def test_the_wire_classes_are_read_back_as_what_they_were_generated_from(protocol: Protocol) -> None:
+def test_the_wire_classes_are_read_back_as_the_schema_they_come_from(protocol: Protocol) -> None:
     built_in = BuiltIn()
 
     def content(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> object:
@@ -510,7 +510,7 @@ def test_the_wire_classes_are_read_back_as_what_they_were_generated_from(protoco
                 assert content(ours.type, built_in) == content(theirs.type, protocol.definitions)
 
 
-def test_a_choice_between_properties_is_reported_in_the_docstring(protocol: Protocol) -> None:
+def test_a_choice_between_properties_is_stated_in_the_docstring(protocol: Protocol) -> None:
     image = protocol.definitions["ImageUserInput"]
     assert "Exactly one of `url` and `file_id` is given." in image.doc
 
@@ -522,7 +522,7 @@ def test_a_notification_without_params_is_an_error(bundle: schema.Bundle) -> Non
         methods.build(attrs.evolve(bundle, definitions=read.Schema(raw)))
 
 
-def test_params_with_a_type_of_their_own_are_an_error() -> None:
+def test_inline_types_of_params_are_an_error() -> None:
     with pytest.raises(WiregenError, match="neither a definition nor null"):
         methods._params("a/b", ir.STR)
 
@@ -530,7 +530,7 @@ def test_params_with_a_type_of_their_own_are_an_error() -> None:
 # -- the split into domains ----------------------------------------------------------------------------------------
 
 
-def test_a_domain_needs_only_earlier_ones(protocol: Protocol) -> None:
+def test_a_domain_depends_only_on_earlier_ones(protocol: Protocol) -> None:
     order = [domain.module for domain in domains.DOMAINS]
     for name, definition in protocol.definitions.items():
         for other in ir.refs(definition):
@@ -562,7 +562,7 @@ def test_docstrings(text: str, lines: list[str]) -> None:
     assert render.docstring(text) == lines
 
 
-def test_types_are_written_without_repetition() -> None:
+def test_type_annotations_contain_no_duplicates() -> None:
     enum = ir.Enum(name="Kind", doc="", members=())
     type_ = ir.Union((ir.Ref("Kind"), ir.NONE, ir.STR, ir.Seq(ir.ANY)))
     assert (
@@ -574,7 +574,7 @@ def test_types_are_written_without_repetition() -> None:
     assert render.type_text(nested, {"Kind": enum}) == "Sequence[Kind | str | None] | Kind | str | None"
 
 
-def test_a_parameter_cannot_hide_what_the_body_needs(protocol: Protocol) -> None:
+def test_a_parameter_cannot_shadow_a_name_that_the_body_needs(protocol: Protocol) -> None:
     request = protocol.methods["ClientRequest"]["initialize"]
     field = ir.Field(name="wire", wire="wire", type=ir.STR)
     with pytest.raises(WiregenError, match="which its body needs"):
@@ -583,7 +583,7 @@ def test_a_parameter_cannot_hide_what_the_body_needs(protocol: Protocol) -> None
         emit_api._parameter(request, attrs.evolve(field, name="flag", default=False), protocol)
 
 
-def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: Protocol) -> None:
+def test_a_default_missing_from_its_enum_is_an_error(protocol: Protocol) -> None:
     module = emit_types._Module(protocol=protocol, module="_turns", uses={})
     field = ir.Field(name="view", wire="view", type=ir.Ref("TurnItemsView"), default="later")
     with pytest.raises(WiregenError, match="the default 'later' of view is not in TurnItemsView"):
@@ -591,13 +591,13 @@ def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: Protocol) -
     assert module._default(attrs.evolve(field, default="full")) == " = TurnItemsView.full"
 
 
-def test_a_function_name_is_given_once(protocol: Protocol) -> None:
+def test_two_methods_with_one_function_name_are_an_error(protocol: Protocol) -> None:
     request = protocol.methods["ClientRequest"]["initialize"]
     with pytest.raises(WiregenError, match="two methods map to the name initialize"):
         list(emit_api._methods(protocol, [request, request]))
 
 
-def test_a_group_that_is_a_method_too_must_be_flat(
+def test_a_group_that_is_also_a_method_must_be_flat(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "FLAT_GROUPS", frozenset())

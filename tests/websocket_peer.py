@@ -1,4 +1,4 @@
-"""A WebSocket server that does what a test wants to each connection, from the handshake on; and messages in fragments."""
+"""A WebSocket server whose connections a test controls from the handshake on, and fragmented messages."""
 
 from contextlib import asynccontextmanager
 
@@ -15,7 +15,7 @@ PONG = 0xA
 
 
 def message(data, *sizes, opcode=TEXT):
-    """Return the frames of a message whose first fragments have these sizes."""
+    """Return the frames of a message; its first fragments have these sizes."""
     frames = []
     for size in sizes:
         frames.append(frame(data[:size], opcode, fin=False))
@@ -28,22 +28,22 @@ def close_frame(code=None, reason=b""):
 
 
 async def accept(stream):
-    """Perform the handshake; return the lines of the client, and its request."""
+    """Perform the handshake, and return the client's lines and its request."""
     peer = WebSocketStream()
     return peer, await peer.accept(stream)
 
 
 async def serve_codex(stream):
-    """Be a server that answers what :class:`FakeServer` answers by itself, until the client leaves."""
+    """Serve with the default responses of :class:`FakeServer` until the client disconnects."""
     peer, _ = await accept(stream)
     await FakeServer(peer).serve()
 
 
 @asynccontextmanager
 async def listening(serve, *, ssl_context=None):
-    """Serve each connection to a port of loopback with ``serve(stream)``; yield ``HOST:PORT``.
+    """Serve each connection to a loopback port with ``serve(stream)``, and yield ``HOST:PORT``.
 
-    A client may leave at any time: that the stream broke is then no error.
+    A client may disconnect at any time, so a broken stream is not an error.
     """
 
     async def handle(stream):

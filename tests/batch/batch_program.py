@@ -1,4 +1,4 @@
-"""A program that runs a batch, to be killed and started again: `batch_program.py ENV_JSON WORKSPACE OUT COUNT TURNS ON_DEATH [SEED]`.
+"""A program that runs a batch, for tests that kill it: `batch_program.py ENV_JSON WORKSPACE OUT COUNT TURNS ON_DEATH [SEED]`.
 
 Its workspaces are worktrees of the repository WORKSPACE. It prints one line for each outcome. With a seed, it also kills
 one of its servers at a random moment.

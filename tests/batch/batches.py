@@ -1,4 +1,4 @@
-"""Batches on the real server with its model replaced: a stage, and killers."""
+"""Helpers for batches on the real server with a scripted model, and for killing servers."""
 
 import collections
 import os
@@ -16,7 +16,7 @@ from trio_codex.batch import Task, open_batch
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
 AT_ONCE = Restart(max_restarts=10_000, strikes=10_000, backoff=Backoff(first=0, then=0, maximum=0))
-"""Restarts without delay, as often as the test kills."""
+"""Restart without delay, as often as the test kills the server."""
 
 
 @attrs.define
@@ -36,18 +36,18 @@ class Stage:
         )
 
     async def run(self, tasks, solve=None, **options):
-        """Run a batch to its end, and return the outcomes by id."""
+        """Run a batch to its end, and return its outcomes by id."""
         async with self.batch(tasks, solve, **options) as batch:
             outcomes = [outcome async for outcome in batch]
         assert len({outcome.task.id for outcome in outcomes}) == len(outcomes)
         return {outcome.task.id: outcome for outcome in outcomes}
 
     def prompts(self):
-        """How many requests the model got for each prompt."""
+        """Return how many requests the model received for each prompt."""
         return collections.Counter(texts_of(request)[-1] for request in self.model.requests)
 
     def requests_with(self):
-        """How many requests the model got that have a text anywhere in their context."""
+        """Return how many requests to the model contain a text anywhere in their context."""
         return collections.Counter(text for request in self.model.requests for text in set(texts_of(request)))
 
 
@@ -61,7 +61,7 @@ async def stage(seconds=60, **home_options):
 
 
 def processes_of(home):
-    """The processes that were started in a home."""
+    """Return the processes that use a home."""
     mark = f"CODEX_HOME={home.codex_home}".encode()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -74,7 +74,7 @@ def some(count):
 
 
 def texts_of(request):
-    """The user's texts in a request to the model."""
+    """Return the user's texts in a request to the model."""
     return [
         part["text"]
         for item in request.body["input"]
@@ -90,7 +90,7 @@ def kill(pid, sig=signal.SIGKILL):
 
 
 async def run_program(command, seconds=60, after=""):
-    """Run a program, kill it some seconds after it has printed something, and return its status and its output."""
+    """Run a program, kill it some seconds after its first output, and return its exit status and output."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output)  # noqa: ASYNC220  # Trio's own function starts a thread
         try:

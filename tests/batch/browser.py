@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven over a pipe by the DevTools protocol."""
+"""A page in headless Chromium, driven by the DevTools protocol over a pipe."""
 
 import base64
 import itertools
@@ -90,7 +90,7 @@ class Page:
         await self.call("Input.insertText", text=text)
 
     def complaints(self):
-        """Everything that the page has written to the console, and each exception."""
+        """Return everything that the page has written to the console, and its exceptions."""
         kinds = {
             "Runtime.exceptionThrown",
             "Runtime.consoleAPICalled",
@@ -100,7 +100,7 @@ class Page:
         return [event for event in self.events if event.get("method") in kinds]
 
     def requests(self):
-        """The URLs that the page has requested."""
+        """Return the URLs that the page has requested."""
         sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [event["params"]["request"]["url"] for event in sent]
 
@@ -111,10 +111,10 @@ class Page:
 
 @asynccontextmanager
 async def open_page(profile):
-    """Start Chromium with a profile of its own, and open a page."""
+    """Start Chromium with a new profile, and open a page."""
     read_commands, write_commands = os.pipe()
     read_answers, write_answers = os.pipe()
-    # It reads from descriptor 3, and writes to 4.
+    # Chromium reads from descriptor 3 and writes to 4.
     command = [
         "bash", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "sh", CHROMIUM, "--headless", "--no-sandbox",
         "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={profile}",

@@ -1,4 +1,4 @@
-"""What a batch costs the client and the server, and what they keep of a task that has ended."""
+"""The cost of a batch for the client and the server, and what they keep of ended tasks."""
 
 import sys
 
@@ -20,16 +20,16 @@ def measured(case, quick, tmp_path):
 
 
 @small_and_large
-def test_a_task_costs_the_client_little_and_leaves_nothing_in_its_memory(quick, tmp_path):
+def test_a_task_costs_the_client_little_and_is_not_kept_in_memory(quick, tmp_path):
     numbers = measured("scripted server", quick, tmp_path)
-    # The first tasks include the import of what they need.
+    # The first tasks include imports.
     assert numbers["cpu ms/task"] <= (8 if quick else 4)
     assert numbers["client MiB"] <= 8
 
 
 @pytest.mark.real
 @small_and_large
-def test_tasks_leave_nothing_in_the_memory_of_the_server(quick, tmp_path):
+def test_ended_tasks_use_no_memory_of_the_server(quick, tmp_path):
     numbers = measured("1,000 tasks", quick, tmp_path)
     assert numbers["server MiB"] <= 30
     assert numbers["server descriptors"] <= 8

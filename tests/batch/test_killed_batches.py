@@ -1,4 +1,4 @@
-"""Batches of which the server and the program are killed again and again, and batches of which much goes wrong."""
+"""Batches whose server and program are killed repeatedly, and batches with many failures."""
 
 import collections
 import json
@@ -34,7 +34,7 @@ def git(path, *arguments):
 @pytest.mark.parametrize(
     ("count", "turns", "kills"), [(16, 4, 2), pytest.param(300, 16, 5, marks=pytest.mark.long)]
 )
-async def test_a_batch_continues_after_its_server_and_its_program_were_killed(count, turns, kills, on_death):
+async def test_a_batch_continues_after_its_server_and_its_program_are_killed(count, turns, kills, on_death):
     rng = random.Random(3)
     async with stage(110 if kills == 2 else 1500) as on:
         git(on.home.workspace, "init", "-q")
@@ -47,7 +47,7 @@ async def test_a_batch_continues_after_its_server_and_its_program_were_killed(co
         for number in range(kills):
             seeded = [*map(str, command), str(number)]
             status, output = await run_program(seeded, rng.uniform(0, 1.5), after="killed")
-            assert status in (-9, 0)  # a fast machine is done before the last kill
+            assert status in (-9, 0)  # on a fast machine the batch ends before the last kill
             programs += status == -9
             servers += output.count("killed")
             if (on.out / "batch.db").exists():
@@ -65,10 +65,10 @@ async def test_a_batch_continues_after_its_server_and_its_program_were_killed(co
         assert sorted(line[0] for line in lines) == sorted(task.id for task in some(count))
         assert {(line[1], " ".join(line[2:-1])) for line in lines} == {("ok", "did it")}
         assert {line[0] for line in lines if line[-1] == "True"} == done
-        # What had an outcome was not run again.
+        # Tasks with an outcome were not run again.
         again = on.requests_with()
         assert all(again[f"do {name}"] == finished[f"do {name}"] > 0 for name in done)
-        # No prompt stands twice in the context of a thread; with "continue", there is one thread for each prompt.
+        # No context contains a prompt twice; with "continue", there is one thread for each prompt.
         contexts = collections.defaultdict(set)
         for request in on.model.requests:
             prompts = [text for text in texts_of(request) if text.startswith("do ")]
@@ -112,7 +112,7 @@ def make_wrong(model, prompt, how):
 
 
 @pytest.mark.parametrize(("each", "seconds"), [(1, 8), pytest.param(10, 20, marks=pytest.mark.long)])
-async def test_of_many_tasks_each_has_the_outcome_that_it_should(each, seconds):
+async def test_each_of_many_tasks_has_the_expected_outcome(each, seconds):
     hows = [how for how in WRONG for _ in range(each)]
     tasks = [Task(f"t{number}", f"do t{number}.") for number in range(10 * each)]
     async with stage(60 + 10 * each) as on:

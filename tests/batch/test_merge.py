@@ -12,7 +12,7 @@ SETTINGS = {"solve": "the prompt", "shard": "(0, 2)"}
 
 
 def write_shard(out, outcomes, left=(), **settings):
-    """A shard without a server."""
+    """Write the journal of a shard, without running it."""
     journal = Journal(out, writes=True)
     try:
         journal.begin(
@@ -31,7 +31,7 @@ def done(name, value="yes", **members):
     return Outcome(task=Task(name, f"do {name}"), status="ok", value=value, **members)
 
 
-async def test_shards_become_one_batch_that_can_be_read_reported_and_gone_on_with(tmp_path):
+async def test_merged_shards_can_be_read_reported_and_resumed(tmp_path):
     async with stage() as on:
         outs = [tmp_path / str(index) for index in range(2)]
         tasks = some(6)
@@ -44,19 +44,19 @@ async def test_shards_become_one_batch_that_can_be_read_reported_and_gone_on_wit
         assert found[: len(first)] == [*first]
         assert second in found
         assert (status.total, status.running) == (6, ())
-        # What the shards had done is not run again, without a shard.
+        # The merged batch, which is not a shard, does not run these tasks again.
         again = await on.run(tasks, out=tmp_path / "all")
         assert {name for name, outcome in again.items() if outcome.resumed} == set(found)
         assert {(outcome.status, outcome.value) for outcome in again.values()} == {("ok", "did it")}
         assert all(on.prompts()[f"do {name}"] == 1 for name in found)
-        # The transcripts of all are there.
+        # The report has the transcripts of all shards.
         await write_report(tmp_path / "all", tmp_path / "report.html")
         assert '"missing":"' not in (tmp_path / "report.html").read_text("utf-8")
         names = {thread.name for thread in read_journal(tmp_path / "all" / "threads.db")}
         assert {f"{name}#1" for name in found} <= names
 
 
-def test_the_same_outcome_may_be_in_several_shards_and_an_open_attempt_ends(tmp_path):
+def test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_ended(tmp_path):
     one = write_shard(tmp_path / "1", [done("a")], left=[Task("b", "do b"), Task("c", "do c")])
     two = write_shard(tmp_path / "2", [done("a"), done("b")], shard="(1, 2)")
     merge([one, two], tmp_path / "all")
@@ -86,7 +86,7 @@ def test_the_same_outcome_may_be_in_several_shards_and_an_open_attempt_ends(tmp_
         ({"outcomes": [], "extra": "1"}, "extra is 1, and none in {first}"),
     ],
 )
-def test_shards_that_do_not_fit_are_an_error_that_names_the_difference(tmp_path, other, difference):
+def test_incompatible_shards_raise_an_error_that_names_the_difference(tmp_path, other, difference):
     first = write_shard(tmp_path / "1", [done("a")])
     second = write_shard(tmp_path / "2", **other)
     with pytest.raises(errors.MergeConflict) as caught:
@@ -96,7 +96,7 @@ def test_shards_that_do_not_fit_are_an_error_that_names_the_difference(tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_what_cannot_be_merged_or_written_is_refused(tmp_path):
+def test_invalid_sources_and_targets_are_refused(tmp_path):
     shard = write_shard(tmp_path / "1", [done("a")])
     with pytest.raises(ValueError, match="no shards"):
         merge([], tmp_path / "all")

@@ -1,4 +1,4 @@
-"""Batches on the real server: one outcome for each task, whatever is killed."""
+"""Batches on the real server: each task has one outcome, even if servers are killed."""
 
 import sqlite3
 from contextlib import asynccontextmanager
@@ -35,13 +35,13 @@ async def test_every_task_has_one_outcome_although_the_server_is_killed():
         assert {(outcome.status, outcome.value) for outcome in outcomes.values()} == {("ok", "did it")}
         assert outcomes["t5"].attempts == 2
         assert outcomes["t5"].usage.total_tokens == 15
-        # In a new thread: the prompt stands once in each context.
+        # The prompt ran again in a new thread, so each context contains it once.
         assert all(len(set(texts)) == len(texts) for texts in map(texts_of, on.model.requests))
         # Workspaces of tasks that are ok are removed.
         assert list((on.out / "workspaces").iterdir()) == []
 
 
-async def test_what_has_an_outcome_is_not_run_again():
+async def test_a_task_with_an_outcome_is_not_run_again():
     async with stage() as on:
         first = await on.run(some(3))
         again = await on.run(some(4))
@@ -51,7 +51,7 @@ async def test_what_has_an_outcome_is_not_run_again():
         assert [outcome.task.id for outcome in read_outcomes(on.out)] == list(again)
 
 
-async def test_each_kind_of_failure_has_the_outcome_that_it_should():
+async def test_each_kind_of_failure_has_the_expected_outcome():
     async with stage() as on:
         for name, replies in {
             "t0": [HTTPFailure(429)] * 2,
@@ -72,12 +72,12 @@ async def test_each_kind_of_failure_has_the_outcome_that_it_should():
         }  # fmt: skip
         assert outcomes["t1"].error.startswith("TurnFailed: ")
         assert outcomes["t5"].error.startswith("OutputError: ")
-        # The workspace of each that is not ok is kept, and only that of its last attempt.
+        # If a task is not ok, only the workspace of its last attempt is kept.
         kept = {path.name for path in (on.out / "workspaces").iterdir()}
         assert kept == {"t1-1", "t2-5", "t3-1", "t5-1"}
 
 
-async def test_a_task_that_uses_too_many_tokens_is_over_budget_also_over_attempts():
+async def test_the_token_limit_of_a_task_covers_all_its_attempts():
     async with stage() as on:
 
         async def solve(ctx):
@@ -88,7 +88,7 @@ async def test_a_task_that_uses_too_many_tokens_is_over_budget_also_over_attempt
         assert (outcomes["a"].status, outcomes["a"].usage.total_tokens) == ("over_budget", 45)
 
 
-async def test_a_solver_that_raises_or_returns_what_is_not_json_has_failed():
+async def test_a_solver_that_raises_or_returns_no_json_value_fails_its_task():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         if ctx.task.id == "t0":
@@ -104,7 +104,7 @@ async def test_a_solver_that_raises_or_returns_what_is_not_json_has_failed():
 
 @asynccontextmanager
 async def deadly(on, ctx, *, is_deadly=True):
-    """Kill the server as soon as the model has been asked for this task in the body."""
+    """Kill the server whenever the model is asked about this task."""
     asked = on.prompts()[ctx.task.prompt]
 
     async def kill_when_asked():
@@ -119,7 +119,7 @@ async def deadly(on, ctx, *, is_deadly=True):
         yield
 
 
-async def test_a_task_of_which_the_server_dies_is_quarantined_and_the_others_are_not():
+async def test_only_the_task_that_crashes_the_server_is_quarantined():
     async with stage() as on:
         for _ in range(10):
             on.model.script("do t0").hang("half")
@@ -134,7 +134,7 @@ async def test_a_task_of_which_the_server_dies_is_quarantined_and_the_others_are
         assert (outcomes["t0"].status, outcomes["t0"].attempts) == ("quarantined", 3)
 
 
-async def test_a_task_of_which_the_server_dies_runs_alone_before_it_is_quarantined():
+async def test_a_task_that_crashes_the_server_runs_alone_before_it_is_quarantined():
     together = []
     async with stage() as on:
         for _ in range(10):
@@ -155,7 +155,7 @@ async def test_a_task_of_which_the_server_dies_runs_alone_before_it_is_quarantin
         assert together == [3, 1]
 
 
-async def test_threads_do_not_stay_in_the_memory_of_the_server():
+async def test_threads_of_ended_tasks_are_unloaded():
     async with stage() as on:
         servers = []
 
@@ -172,7 +172,7 @@ async def test_threads_do_not_stay_in_the_memory_of_the_server():
             assert (await servers[0].api.thread.loaded_list()).data == []
 
 
-async def test_a_server_that_cannot_be_kept_alive_ends_the_batch_with_its_own_error():
+async def test_too_many_restarts_end_the_batch_with_the_supervisors_error():
     async with stage() as on:
         on.model.script("do t0").hang("half")
 
@@ -188,7 +188,7 @@ async def test_a_server_that_cannot_be_kept_alive_ends_the_batch_with_its_own_er
         assert (outcomes["t0"].status, outcomes["t0"].attempts) == ("ok", 2)
 
 
-async def test_a_used_up_account_stops_the_batch_and_the_next_run_resumes():
+async def test_a_usage_limit_stops_the_batch_and_the_next_run_resumes():
     async with stage() as on:
         on.model.script("do t1").respond(HTTPFailure(429, error="usage_limit_reached"))
         with pytest.raises(errors.BatchStopped, match="usage limit") as caught:
@@ -209,7 +209,7 @@ async def test_the_budget_of_the_batch_stops_it():
         assert len(await on.run(some(6), budget=BatchBudget(tokens=1000))) == 6
 
 
-async def test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time():
+async def test_leaving_a_batch_early_ends_its_turns_and_the_next_run_resumes():
     async with stage() as on:
         on.model.script("do t0").hang("half")
         async with on.batch(some(3), turns=3, on_death="continue") as batch:
@@ -222,7 +222,7 @@ async def test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_ti
         assert on.prompts()["do t0"] == 1
 
 
-async def test_a_batch_that_is_stopped_finishes_what_runs():
+async def test_a_stopped_batch_finishes_its_running_tasks():
     async with stage() as on, on.batch(some(5), turns=2) as batch:
         await anext(batch)
         batch.stop()
@@ -255,7 +255,7 @@ async def test_another_batch_in_the_same_directory_is_refused_before_anything_is
                 await on.run(tasks, **options, config=None)
 
 
-async def test_a_directory_that_cannot_be_that_of_a_batch_is_refused(tmp_path):
+async def test_an_unsuitable_directory_is_refused(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     (tmp_path / "other").mkdir()
@@ -276,7 +276,7 @@ async def test_a_directory_that_cannot_be_that_of_a_batch_is_refused(tmp_path):
         read_outcomes(tmp_path / "nothing")
 
 
-async def test_a_shard_has_its_share():
+async def test_a_shard_runs_its_share_of_the_tasks():
     async with stage() as on:
         runs = [await on.run(some(12), out=on.home.tmp / str(index), shard=(index, 3)) for index in range(3)]
         names = [name for run in runs for name in run]
@@ -284,5 +284,5 @@ async def test_a_shard_has_its_share():
         assert min(map(len, runs)) > 0
 
 
-def test_an_outcome_is_ok_if_its_status_is():
+def test_an_outcome_is_ok_if_its_status_is_ok():
     assert [Outcome(task=some(1)[0], status=status).is_ok for status in ("ok", "failed")] == [True, False]

@@ -1,4 +1,4 @@
-"""How attempts, tasks and batches end on the real server, and what is left of them."""
+"""The ends of attempts, tasks and batches on the real server, and their cleanup."""
 
 import pytest
 import trio
@@ -18,7 +18,7 @@ class Unprintable(Exception):
     ("error", "text"),
     [(ValueError("half \ud800"), r"ValueError: half \ud800"), (Unprintable(), "Unprintable, whose message raises ValueError")],
 )  # fmt: skip
-async def test_an_error_without_a_text_that_can_be_stored_is_an_outcome_all_the_same(error, text):
+async def test_an_error_whose_message_cannot_be_stored_still_gives_an_outcome(error, text):
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         raise error
@@ -28,7 +28,7 @@ async def test_an_error_without_a_text_that_can_be_stored_is_an_outcome_all_the_
         assert (outcomes["t0"].status, outcomes["t0"].error) == ("failed", text)
 
 
-async def test_a_value_that_no_text_can_hold_has_failed():
+async def test_a_value_that_cannot_be_encoded_fails_its_task():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         return "\ud800"
@@ -38,19 +38,19 @@ async def test_a_value_that_no_text_can_hold_has_failed():
         assert outcomes["t0"].status == "failed"
 
 
-async def test_the_workspace_of_an_outcome_is_removed_although_the_batch_is_left():
+async def test_leaving_the_batch_still_removes_workspaces_of_finished_tasks():
     async with stage() as on:
         on.model.script("do t1").hang()
         async with on.batch(some(2)) as batch:
             assert (await anext(batch)).task.id == "t0"
             while not on.requests_with()["do t1"]:  # noqa: ASYNC110  # the model has no event for this
                 await trio.sleep(0.01)
-        # That of the other one is kept: the attempt goes on the next time.
+        # The other workspace is kept, because the next run continues that attempt.
         assert [path.name for path in (on.out / "workspaces").iterdir()] == ["t1-1"]
 
 
 class Sticky(EmptyDirectory):
-    """Workspaces that cannot be removed once they were created, until told otherwise."""
+    """Workspaces that cannot be removed until the test allows it."""
 
     is_sticky = False
 
@@ -64,7 +64,7 @@ class Sticky(EmptyDirectory):
         return "Sticky()"
 
 
-async def test_what_could_not_be_cleaned_up_is_cleaned_up_by_the_next_program(monkeypatch):
+async def test_the_next_run_completes_a_failed_cleanup(monkeypatch):
     monkeypatch.setattr(Sticky, "is_sticky", True)
     async with stage() as on:
         on.model.script("do t1").respond(HTTPFailure(429))
@@ -91,7 +91,7 @@ async def test_a_stopped_batch_does_not_wait_for_the_delay_of_a_retry():
                 await anext(batch)
 
 
-async def test_an_interruption_by_the_solver_is_not_one_by_the_former_program():
+async def test_a_turn_interrupted_by_its_solver_is_not_continued_by_the_next_run():
     programs = 0
 
     async def solve(ctx):
@@ -114,7 +114,7 @@ async def test_an_interruption_by_the_solver_is_not_one_by_the_former_program():
         assert (outcome.value, outcome.attempts) == ("interrupted", 1)
 
 
-async def test_a_timeout_of_the_solver_is_not_taken_for_a_death_of_the_program():
+async def test_a_turn_that_timed_out_in_its_solver_is_not_continued_by_the_next_run():
     programs = 0
     waiting = trio.Event()
 
@@ -140,7 +140,7 @@ async def test_a_timeout_of_the_solver_is_not_taken_for_a_death_of_the_program()
         assert on.prompts() == {"think": 1, "go on": 1}
 
 
-async def test_the_time_of_a_task_does_not_include_its_wait_for_a_start():
+async def test_the_time_of_a_task_does_not_include_waiting_to_start():
     taken = {}
 
     async def solve(ctx):
@@ -155,7 +155,7 @@ async def test_the_time_of_a_task_does_not_include_its_wait_for_a_start():
 
 
 @pytest.mark.parametrize("where", ["configuration", "thread", "task", "turn", "with other settings"])
-async def test_temporary_directories_are_kept_out_of_the_sandbox(where):
+async def test_the_sandbox_cannot_write_to_temporary_directories(where):
     table = {"network_access": True}
     options = {
         "configuration": {},
@@ -183,7 +183,7 @@ async def test_temporary_directories_are_kept_out_of_the_sandbox(where):
 # -- tokens --------------------------------------------------------------------------------------------------------
 
 
-async def test_tokens_are_counted_once_if_no_further_turn_may_start():
+async def test_tokens_are_counted_once_if_no_more_turns_may_start():
     async def solve(ctx):
         for number in range(3):
             await ctx.thread.run(f"step {number}")
@@ -193,7 +193,7 @@ async def test_tokens_are_counted_once_if_no_further_turn_may_start():
         assert (outcomes["t0"].status, outcomes["t0"].usage.total_tokens) == ("over_budget", 30)
 
 
-async def test_tokens_are_counted_once_over_programs_and_attempts():
+async def test_tokens_are_counted_once_across_runs_and_attempts():
     waiting = trio.Event()
     seen = []
 
@@ -212,7 +212,7 @@ async def test_tokens_are_counted_once_over_programs_and_attempts():
         budget, retry = BatchBudget(task_tokens=75), Retry(first=0.01, maximum=0.01)
         async with on.batch(some(1), solve, budget=budget, retry=retry):
             await waiting.wait()
-        # 30 in the first program, which the second one reads from the history, and 30 in another attempt.
+        # The first run used 30, which the second run reads from the history, and another attempt used 30.
         outcomes = await on.run(some(1), solve, budget=budget, retry=retry)
         outcome = outcomes["t0"]
         assert (outcome.status, outcome.attempts, outcome.usage.total_tokens) == ("ok", 2, 60)
@@ -220,7 +220,7 @@ async def test_tokens_are_counted_once_over_programs_and_attempts():
 
 
 @pytest.mark.parametrize(("on_death", "tokens"), [("continue", 30), ("fresh", 45)])
-async def test_tokens_are_counted_once_over_deaths_of_the_server(on_death, tokens):
+async def test_tokens_are_counted_once_across_server_crashes(on_death, tokens):
     async with stage() as on:
         on.model.script("second").hang("half")
 

@@ -1,4 +1,4 @@
-"""Batches on several servers, and batches whose settings have changed."""
+"""Batches on several servers, and batches with changed settings."""
 
 import attrs
 import pytest
@@ -10,7 +10,7 @@ from trio_codex.testing import HTTPFailure
 
 
 class Servers:
-    """A solver that notes the server of each attempt."""
+    """A solver that records the server of each attempt."""
 
     def __init__(self):
         self.pids = {}
@@ -67,12 +67,12 @@ async def test_servers_share_the_budget_of_the_batch():
     async with stage() as on:
         with pytest.raises(errors.BatchStopped, match="budget of the batch"):
             await on.run(some(6), turns=2, servers=2, budget=BatchBudget(tokens=40))
-        # It is checked before each turn, and two run at once.
+        # The budget is checked before each turn, and two turns run at once.
         assert 2 <= len(read_outcomes(on.out)) <= 4
 
 
 @pytest.mark.parametrize("servers", [2, "per-task"])
-async def test_a_server_that_does_not_start_ends_the_batch_with_its_own_error(servers):
+async def test_a_server_that_fails_to_start_ends_the_batch_with_the_start_error(servers):
     async with stage() as on:
         config = attrs.evolve(on.home.config(), launch_args_override=("/bin/false",))
         with pytest.raises(errors.StartError):
@@ -93,18 +93,18 @@ async def test_another_model_is_refused_before_any_turn():
         assert len(on.model.requests) == 1
         outcomes = await on.run(some(2), allow_changes=True)
         assert [outcome.resumed for outcome in outcomes.values()] == [True, False]
-        # What was allowed is what later programs are compared with.
+        # Later runs are compared with the allowed settings.
         assert len(await on.run(some(2))) == 2
 
 
-async def test_the_name_of_a_solver_does_not_depend_on_where_it_is_in_memory():
+async def test_the_name_of_a_solver_does_not_contain_its_address():
     async with stage() as on:
         for _ in range(2):
             outcomes = await on.run(some(1), Servers())
         assert outcomes["t0"].resumed
 
 
-async def test_settings_and_tasks_without_an_outcome_may_change_if_that_is_allowed():
+async def test_settings_and_unfinished_tasks_may_change_if_allowed():
     async with stage() as on:
         on.model.script("do t1").hang("half")
         on.model.script("do t2").hang("half")
@@ -119,7 +119,7 @@ async def test_settings_and_tasks_without_an_outcome_may_change_if_that_is_allow
         assert list((on.out / "workspaces").iterdir()) == [on.out / "workspaces" / "t2-1"]
 
 
-async def test_a_task_with_an_outcome_cannot_change():
+async def test_a_finished_task_cannot_change():
     async with stage() as on:
         on.model.script("do t1").respond(HTTPFailure(400))
         await on.run(some(2))

@@ -1,4 +1,4 @@
-"""The report of a batch: what is in it, and what a browser makes of it."""
+"""The report of a batch: its content, and its behavior in a browser."""
 
 import json
 import re
@@ -23,7 +23,7 @@ async def _accept_slowly(request):
 
 
 async def write_sample(directory):
-    """Run a batch with everything in it on the real server, and write its report."""
+    """Run a batch with all kinds of content on the real server, and write its report."""
     async with stage(approval_policy="on-request", sandbox_mode="workspace-write") as on:
         script = on.model.script("do everything")
         script.respond(
@@ -52,14 +52,14 @@ async def write_sample(directory):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The report of the sample."""
+    """Return the report of the sample batch."""
     directory = tmp_path_factory.mktemp("report")
     trio.run(write_sample, directory)
     return directory / "report.html"
 
 
 def data_of(page):
-    """The data in a page: that of the batch, and that of each task by its id."""
+    """Return the data in a page: that of the batch, and that of each task by id."""
     found = dict(
         re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page.read_text("utf-8"))
     )
@@ -69,7 +69,7 @@ def data_of(page):
 
 
 def write_journal(out, outcomes, left=()):
-    """A batch without a server."""
+    """Write the journal of a batch, without running it."""
     journal = Journal(out, writes=True)
     try:
         journal.begin({}, [*(outcome.task for outcome in outcomes), *left], allow_changes=False)
@@ -96,7 +96,7 @@ def many(count):
     ]
 
 
-async def test_it_has_every_task_with_the_transcripts_of_its_attempts_and_their_times(report):
+async def test_a_report_has_every_task_with_the_transcripts_and_times_of_its_attempts(report):
     batch, tasks = data_of(report)
     assert {task["id"].split()[0]: task["status"] for task in batch["tasks"]} == {
         "everything": "ok", "again": "ok", "nothing": "failed", "hang": "timed_out", "t0": "ok", "t1": "ok", "t2": "ok",
@@ -107,12 +107,12 @@ async def test_it_has_every_task_with_the_transcripts_of_its_attempts_and_their_
     assert kinds == [
         "userMessage", "reasoning", "agentMessage", "commandExecution", "commandExecution", "fileChange", "agentMessage",
     ]  # fmt: skip
-    # Every item has its time, and they are in order within the turn.
+    # Every item has a time, and times are in order within a turn.
     times = [thread["times"][item["id"]] for item in turn["items"]]
     assert turn["span"][0] <= times[0][0]
     assert times[-1][1] <= turn["span"][1]
     assert times == sorted(times)
-    # The approval is the time between the call and its start.
+    # The time between the call and its start is the wait for approval.
     (asking,) = [name for name, call in thread["calls"].items() if call["asks"]]
     began, ended = thread["calls"][asking]["span"]
     assert thread["calls"][asking]["why"] == "it is needed"
@@ -125,7 +125,7 @@ async def test_it_has_every_task_with_the_transcripts_of_its_attempts_and_their_
     assert tasks["hang"]["threads"][0]["turns"][0]["status"] == "interrupted"
 
 
-async def test_threads_that_are_not_there_are_named(report):
+async def test_missing_threads_are_named_in_the_report(report):
     _, tasks = data_of(report.with_name("elsewhere.html"))
     for task in tasks.values():
         for thread in task["threads"]:
@@ -133,7 +133,7 @@ async def test_threads_that_are_not_there_are_named(report):
             assert thread["id"] in thread["missing"]
 
 
-async def test_a_home_that_is_gone_leaves_the_outcomes(tmp_path):
+async def test_without_the_home_a_report_still_has_the_outcomes(tmp_path):
     async with stage() as on:
         await on.run(some(2))
         on.home.codex_home.rename(tmp_path / "moved")
@@ -146,7 +146,7 @@ async def test_a_home_that_is_gone_leaves_the_outcomes(tmp_path):
         assert missing == {f"{on.home.codex_home} does not exist on this machine"}
 
 
-async def test_tasks_without_an_outcome_are_in_it_and_no_server_is_started(tmp_path):
+async def test_a_report_has_unfinished_tasks_and_needs_no_server_for_them(tmp_path):
     write_journal(tmp_path / "out", many(3), left=some(2))
     config = CodexConfig(codex_bin="/nowhere/codex")
     await write_report(tmp_path / "out", tmp_path / "report.html", config=config, transcripts=False)
@@ -157,7 +157,7 @@ async def test_tasks_without_an_outcome_are_in_it_and_no_server_is_started(tmp_p
         await write_report(tmp_path, tmp_path / "none.html")
 
 
-async def test_long_texts_are_shortened_until_the_page_can_be_opened(tmp_path):
+async def test_long_texts_are_shortened_to_limit_the_size_of_the_page(tmp_path):
     outcomes = [
         Outcome(task=Task(f"t{number}", "x" * 500_000), status="ok", value=["y" * 9000] * 400)
         for number in range(30)
@@ -170,7 +170,7 @@ async def test_long_texts_are_shortened_until_the_page_can_be_opened(tmp_path):
     assert sum(map(len, tasks["t0"]["value"])) < 1_100_000
 
 
-async def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path):
+async def test_a_failed_write_keeps_the_old_report(tmp_path):
     write_journal(tmp_path / "out", many(1))
     (tmp_path / "report.html").write_text("old")
     target = tmp_path / "directory"
@@ -190,7 +190,7 @@ HEAD = "th.c-{}".format
 
 
 @in_browser
-async def test_it_is_sorted_filtered_and_opened_with_the_keyboard(report, tmp_path):
+async def test_a_report_can_be_sorted_filtered_and_opened_with_the_keyboard(report, tmp_path):
     with trio.fail_after(100):
         async with open_page(tmp_path) as page:
             await page.open(report)
@@ -198,7 +198,7 @@ async def test_it_is_sorted_filtered_and_opened_with_the_keyboard(report, tmp_pa
             assert sorted(in_order) == ["again", "everything", "hang", "nothing", "t0", "t1", "t2"]
 
             async def focus(selector):
-                # By the keyboard alone.
+                # Use only the keyboard.
                 for _ in range(60):
                     await page.press("Tab")
                     if await page.do(f"document.activeElement.matches({json.dumps(selector)})"):
@@ -257,7 +257,7 @@ async def test_it_is_sorted_filtered_and_opened_with_the_keyboard(report, tmp_pa
             assert {"Model", "Tools", "Approvals"} <= set(kinds)
             await page.press("Enter")
             assert await page.do("document.querySelector('.details')") is None
-            # Nothing of a prompt was run, and nothing was fetched.
+            # No script in a prompt was run, and nothing was fetched.
             assert page.complaints() == []
             assert page.requests() == [report.as_uri()]
 
@@ -274,7 +274,7 @@ async def test_a_link_opens_its_task(report, tmp_path):
 
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_fits_a_phone_and_follows_the_color_scheme(report, scheme, tmp_path):
+async def test_a_report_fits_a_phone_and_follows_the_color_scheme(report, scheme, tmp_path):
     with trio.fail_after(100):
         async with open_page(tmp_path) as page:
             await page.open(report, width=360, scheme=scheme)
@@ -299,7 +299,7 @@ async def test_it_fits_a_phone_and_follows_the_color_scheme(report, scheme, tmp_
 
 CONTRAST = """
 (() => {
-  // Text whose contrast to what is behind it is less than WCAG AA asks for.
+  // Find text with less contrast to its background than WCAG AA requires.
   const channel = (value) => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = ([red, green, blue]) => 0.2126 * channel(red) + 0.7152 * channel(green) + 0.0722 * channel(blue);
@@ -321,7 +321,7 @@ CONTRAST = """
 
 
 @in_browser
-async def test_a_thousand_tasks_are_shown_at_once(tmp_path):
+async def test_a_report_shows_a_thousand_tasks_quickly(tmp_path):
     write_journal(tmp_path / "out", many(1000))
     await write_report(tmp_path / "out", tmp_path / "report.html", transcripts=False)
     with trio.fail_after(100):

@@ -1,4 +1,4 @@
-"""Tasks, and the files that they come from."""
+"""Tasks, and the files they are read from."""
 
 import pytest
 import trio
@@ -43,7 +43,7 @@ def test_tasks_are_read_from_csv(tmp_path):
         ('{"prompt": "x", "id": "a"}', r":2: the id 'a' is also that of line 1"),
     ],
 )
-def test_a_line_that_is_no_task_is_refused_with_its_number(tmp_path, line, problem):
+def test_an_invalid_task_is_refused_with_its_line_number(tmp_path, line, problem):
     file = tmp_path / "tasks.jsonl"
     file.write_text(f'{{"id": "a", "prompt": "x"}}\n{line}\n')
     with pytest.raises(ValueError, match=problem):
@@ -63,14 +63,14 @@ def test_a_line_that_is_no_task_is_refused_with_its_number(tmp_path, line, probl
         ("t.jsonl", b'{"prompt": "x"}\n{"data": ' + b"[" * 100_000, ":2: is not JSON"),
     ],
 )
-def test_a_file_that_cannot_be_read_as_tasks_is_refused_with_the_line(tmp_path, name, content, problem):
+def test_a_file_that_is_not_a_task_list_is_refused_with_the_line_number(tmp_path, name, content, problem):
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(ValueError, match=problem):
         read_tasks(file)
 
 
-def test_a_task_without_an_id_has_the_number_of_its_first_line(tmp_path):
+def test_the_default_id_of_a_task_is_its_first_line_number(tmp_path):
     file = tmp_path / "tasks.csv"
     file.write_bytes(b'\xef\xbb\xbfprompt,note\r\n"two\r\nlines",1\r\n\r\nx,\r\n')
     assert read_tasks(file) == [Task("2", "two\r\nlines", data={"note": "1"}), Task("5", "x")]
@@ -103,7 +103,7 @@ async def test_bad_arguments_are_refused_before_anything_is_started(tmp_path, ta
             await trio.lowlevel.checkpoint()
 
 
-def test_settings_that_are_out_of_range_are_refused():
+def test_settings_out_of_their_range_are_refused():
     for make in (lambda: BatchBudget(tokens=0), lambda: Retry(attempts=0), lambda: Retry(first=0)):
         with pytest.raises(ValueError, match="must be"):
             make()

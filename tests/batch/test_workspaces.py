@@ -1,4 +1,4 @@
-"""Workspaces: what an attempt finds in its directory, and what is left of it."""
+"""Workspaces: the content of an attempt's directory, and its removal."""
 
 import subprocess
 
@@ -44,7 +44,7 @@ async def test_many_worktrees_are_added_and_removed_at_once(repository, tmp_path
     assert not any(path.exists() for path in paths)
 
 
-async def test_git_starts_no_monitor_which_would_keep_the_lock(repository, tmp_path):
+async def test_git_does_not_start_its_fsmonitor_daemon_which_would_hold_the_lock(repository, tmp_path):
     monitor, started = tmp_path / "monitor", tmp_path / "started"
     monitor.write_text(f"#!/bin/sh\ntouch {started}\n")
     monitor.chmod(0o755)
@@ -56,7 +56,7 @@ async def test_git_starts_no_monitor_which_would_keep_the_lock(repository, tmp_p
     assert started.exists()
 
 
-async def test_a_worktree_that_was_added_only_in_part_is_removed(repository, tmp_path):
+async def test_a_partly_added_worktree_is_removed(repository, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "half").touch()
     workspace = GitWorktree(repository)
@@ -67,7 +67,7 @@ async def test_a_worktree_that_was_added_only_in_part_is_removed(repository, tmp
     await workspace.remove(tmp_path / "w")
 
 
-async def test_what_cannot_be_created_says_why(repository, tmp_path):
+async def test_a_workspace_that_cannot_be_created_reports_the_reason(repository, tmp_path):
     for workspace, problem in (
         (GitWorktree(repository, "nowhere"), "git failed: .*nowhere"),
         (GitWorktree(tmp_path), "git failed: .*not a git repository"),
@@ -88,7 +88,7 @@ async def test_a_copy_is_independent_of_its_source(tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
-async def test_each_attempt_has_a_directory_of_its_own_and_ids_never_meet(repository):
+async def test_each_attempt_has_its_own_directory_even_if_ids_look_alike(repository):
     tasks = [Task(name, "x") for name in ("a/b", "a%2Fb", "..", "x" * 200, "x" * 199, "ä ö")]
     seen = []
 
@@ -108,7 +108,7 @@ async def test_each_attempt_has_a_directory_of_its_own_and_ids_never_meet(reposi
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("failed", {"t1-1"}), ("all", {"t0-1", "t1-1"}), ("none", set())])
-async def test_workspaces_are_kept_as_told(keep, kept):
+async def test_workspaces_are_kept_as_configured(keep, kept):
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         (ctx.workspace / "note").touch()

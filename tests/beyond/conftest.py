@@ -1,4 +1,4 @@
-"""The model that all of these tests share, and a home of its own for each."""
+"""A scripted model for all of these tests, and a separate home for each."""
 
 import pytest
 from shards import model_server, served

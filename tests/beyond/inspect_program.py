@@ -1,4 +1,4 @@
-"""An eval set of three samples, to be killed and started again: `inspect_program.py ENV_JSON WORKSPACE LOGS`."""
+"""An eval set of three samples, for tests that kill it: `inspect_program.py ENV_JSON WORKSPACE LOGS`."""
 
 import json
 import os

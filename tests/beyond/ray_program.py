@@ -1,6 +1,6 @@
-"""A driver that runs a batch on Ray, to be killed: `ray_program.py ENV_JSON WORKSPACE OUT `.
+"""A driver that runs a batch on Ray, for tests that kill it: `ray_program.py ENV_JSON WORKSPACE OUT`.
 
-It prints one line for each outcome. The first two of four tasks end, and the others hang.
+It prints one line for each outcome. Of its four tasks, the first two end and the others hang.
 """
 
 import json

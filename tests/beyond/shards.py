@@ -1,7 +1,7 @@
-"""A model in a process of its own, for programs that own their Trio run: shards, Ray and Inspect. Run as a program, it serves.
+"""A scripted model in its own process, for programs that call ``trio.run`` themselves: shards, Ray and Inspect.
 
-What it answers depends on the prompt, ``VERB NAME`` with a name from ``t0`` to ``t99``: see ``VERBS``. It writes one line of
-JSON to its log when a request arrives, and one when its response has ended.
+This module is also that process. Its answer depends on the prompt, which is ``VERB NAME`` with a name from ``t0`` to
+``t99``; see ``VERBS``. When a request arrives and when its response has ended, it writes a line of JSON to its log.
 """
 
 import collections
@@ -32,7 +32,7 @@ from trio_codex.testing import (
 )
 
 SECONDS = 60
-"""How long to wait for anything."""
+"""Timeout of every wait."""
 
 COUNT = 100
 
@@ -45,7 +45,7 @@ VERBS = {
     "run": lambda name: [Response(Command(f"echo ran {name}; exit 3")), Response(Text("ran ", name))],
     "sleep": lambda name: [Response(Command(f"sleep 1000 # {name}")), Response(Text("slept ", name))],
 }
-"""The responses to a prompt, one for each request of its turn. ``stall`` hangs at first, and then does as ``do``."""
+"""The responses to a prompt, one for each request of its turn. ``stall`` first hangs, and then behaves like ``do``."""
 
 
 def some(count, verb="do"):
@@ -64,7 +64,7 @@ async def die(ctx):
 
 
 async def die_once(ctx):
-    """Kill the process after the turn, unless a file says that this has happened before."""
+    """Kill the process after the turn, unless a marker file shows that this has already happened."""
     await ctx.thread.run(ctx.task.prompt)
     if ctx.task.data is not None and not await trio.Path(ctx.task.data).exists():
         await trio.Path(ctx.task.data).touch()
@@ -73,7 +73,7 @@ async def die_once(ctx):
 
 @attrs.define
 class Served:
-    """A model in another process, a home, and a directory for a batch."""
+    """A model in another process, a home, and the directory of a batch."""
 
     home: object
     out: str
@@ -88,22 +88,22 @@ class Served:
         return [json.loads(line) for line in self.log.read_text()[self.start :].splitlines()]
 
     def count(self, prompt):
-        """How many turns asked the model with a prompt."""
+        """Return how many turns sent a prompt to the model."""
         return self.counts()[prompt]
 
     def counts(self):
         return collections.Counter(each["prompt"] for each in self._events() if each["first"])
 
     def requests(self):
-        """The requests to the model."""
+        """Return the requests to the model."""
         return [each for each in self._events() if each["event"] == "asked"]
 
     def wait_for(self, prompt, count=1):
-        """Wait until the model was asked."""
+        """Wait until a prompt has reached the model."""
         self._wait(lambda: self.count(prompt) >= count, f"request {prompt!r}")
 
     def wait_until_dropped(self, prompt):
-        """Wait until the server has given up a response, as it does when a turn is interrupted."""
+        """Wait until the server has dropped a response, as it does when a turn is interrupted."""
         self._wait(
             lambda: any(
                 (each["prompt"], each["event"], each["completed"]) == (prompt, "ended", False)
@@ -113,7 +113,7 @@ class Served:
         )
 
     def statuses(self):
-        """The status of every turn, from the histories that the servers have stored: the last word of each."""
+        """Return the final status of every turn, from the histories that the servers have stored."""
         found = []
         for path in Path(self.home.codex_home).rglob("rollout-*.jsonl"):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -130,7 +130,7 @@ class Served:
 
 @contextmanager
 def model_server():
-    """Serve a model from another process; yield its URL and the path of its log."""
+    """Serve a model from another process. Yield its URL and the path of its log."""
     with tempfile.TemporaryDirectory(prefix="trio-codex-") as directory:
         log = Path(directory, "requests.jsonl")
         command = [sys.executable, __file__, str(log)]
@@ -138,13 +138,13 @@ def model_server():
             try:
                 yield process.stdout.readline().decode().strip(), log
             finally:
-                process.stdin.close()  # on which it exits
+                process.stdin.close()  # the process exits at the end of its input
                 assert process.wait(SECONDS) == 0
 
 
 @contextmanager
 def served(model, **home_options):
-    """Make a home for a model that is served, and a place for a batch."""
+    """Yield a served model with a home and a directory for a batch."""
     url, log = model
     with tempfile.TemporaryDirectory(prefix="trio-codex-") as directory:
         home = write_offline_home(Path(directory, "home"), url, **home_options)
@@ -152,7 +152,7 @@ def served(model, **home_options):
 
 
 def _is(prompt, position):
-    """Match the request at a position in the turn of a prompt."""
+    """Match the request at this position in the turn of a prompt."""
 
     def matches(request):
         outputs = sum(item.get("type") == "function_call_output" for item in request.input)
@@ -203,5 +203,5 @@ async def serve(log):
 
 
 if __name__ == "__main__":
-    os.setpgid(0, 0)  # Ctrl-C is for the program that uses it
+    os.setpgid(0, 0)  # Ctrl-C must reach only the program that uses this model
     trio.run(serve, sys.argv[1])

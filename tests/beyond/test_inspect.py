@@ -1,4 +1,4 @@
-"""Codex as an agent of the real Inspect: scores, limits that end turns on the server, and what the log has."""
+"""Codex as an agent in the real Inspect: scores, logs, and limits that end turns on the server."""
 
 import base64
 import importlib
@@ -38,16 +38,16 @@ from inspect_ai.util import ExecResult, SandboxConnection, SandboxEnvironment, s
 from trio_codex.inspect import codex_agent  # noqa: E402
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-"""A picture of one pixel."""
+"""An image of one pixel."""
 
 PROGRAM = str(Path(__file__).with_name("inspect_program.py"))
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # from Inspect itself
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Inspect keeps threads. That servers end is checked by the tests themselves."""
+    """Skip the check because Inspect keeps threads. The tests themselves check that servers end."""
     return
 
 
@@ -62,13 +62,13 @@ def run(offline, tmp_path, samples, *, epochs=1, agent=None, **options):
 
 
 def ends(log):
-    """Per sample, whether it was right, and the limit that ended it."""
+    """Return for each sample whether it was correct, and the limit that ended it."""
     return {
         each.id: (each.scores["match"].value, each.limit and each.limit.type) for each in log.samples or ()
     }
 
 
-def test_samples_are_scored_in_a_thread_for_each_sample_and_epoch(offline, tmp_path):
+def test_each_sample_and_epoch_is_scored_in_its_own_thread(offline, tmp_path):
     log = run(offline, tmp_path, [sample("do", 0), sample("run", 1), sample("do", 2)], epochs=2)
     assert log.status == "success", log.error
     assert ends(log) == {"t0": ("C", None), "t1": ("I", None), "t2": ("C", None)}
@@ -104,7 +104,7 @@ def write_json(log, tmp_path):
     return path
 
 
-def test_limits_end_the_turn_on_the_server_and_what_there_is_is_scored(offline, tmp_path):
+def test_limits_end_the_turn_on_the_server_and_its_output_so_far_is_scored(offline, tmp_path):
     began = time.monotonic()
     log = run(offline, tmp_path, [sample("sleep", 0)], time_limit=8)
     assert time.monotonic() - began < SECONDS
@@ -133,20 +133,20 @@ def read(path):
 @pytest.mark.parametrize(
     ("limits", "kind"), [({"token_limit": 14}, "token"), ({"message_limit": 1}, "message")]
 )
-def test_limits_of_tokens_and_messages_end_the_turn_as_they_are_exceeded(offline, tmp_path, limits, kind):
+def test_token_and_message_limits_end_the_turn_when_exceeded(offline, tmp_path, limits, kind):
     log = run(offline, tmp_path, [sample("sleep", 0)], **limits)
     assert ends(log) == {"t0": ("I", kind)}
     assert offline.statuses() == {"turn_aborted": 1}
 
 
-def test_a_turn_that_fails_is_an_error_of_its_sample(offline, tmp_path):
+def test_a_failed_turn_is_an_error_of_its_sample(offline, tmp_path):
     log = run(offline, tmp_path, [sample("refuse", 0), sample("do", 1)], fail_on_error=False)
     errors = {each.id: each.error and each.error.message for each in log.samples}
     assert errors["t1"] is None
     assert errors["t0"].startswith("TurnFailed(")
 
 
-def test_the_messages_of_a_sample_are_instructions_history_and_prompt(offline, tmp_path):
+def test_the_messages_of_a_sample_become_instructions_history_and_prompt(offline, tmp_path):
     picture = tmp_path / "dot.png"
     picture.write_bytes(base64.b64decode(DOT))
     messages = [
@@ -185,7 +185,7 @@ def test_a_sample_without_a_prompt_is_refused(offline, tmp_path):
     assert "is not a prompt of the user" in log.samples[0].error.message
 
 
-def test_under_asyncio_it_says_what_to_set(offline, tmp_path, monkeypatch):
+def test_under_asyncio_the_error_names_the_setting(offline, tmp_path, monkeypatch):
     monkeypatch.setenv("INSPECT_ASYNC_BACKEND", "asyncio")
     log = run(offline, tmp_path, [sample("do", 0)])
     assert log.status == "error"
@@ -193,7 +193,7 @@ def test_under_asyncio_it_says_what_to_set(offline, tmp_path, monkeypatch):
     assert offline.counts() == {}
 
 
-def test_the_directory_is_that_of_the_local_sandbox(offline, tmp_path):
+def test_the_agent_works_in_the_directory_of_the_local_sandbox(offline, tmp_path):
     task = Task(
         dataset=[
             Sample(
@@ -209,15 +209,15 @@ def test_the_directory_is_that_of_the_local_sandbox(offline, tmp_path):
     assert found.messages[2].content == "hello from the sample"
 
 
-def test_an_eval_set_that_was_killed_runs_only_what_is_left(offline, tmp_path):
-    # Evaluations in this process have set variables of their own.
+def test_a_killed_eval_set_resumes_with_the_remaining_samples(offline, tmp_path):
+    # Earlier evaluations in this process have set environment variables.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("INSPECT")}
     arguments = [json.dumps(dict(offline.home.env)), str(offline.home.workspace), str(tmp_path / "logs")]
     command = [sys.executable, PROGRAM, *arguments]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             offline.wait_for("stall t2")
-            # Inspect writes samples to the disk as they end.
+            # Inspect writes each sample to disk when it ends.
             limit = time.monotonic() + SECONDS
             while len(samples_on_disk(tmp_path / "logs")) < 2:
                 assert time.monotonic() < limit
@@ -256,7 +256,7 @@ def test_samples_can_share_a_client_of_the_same_trio_run(offline, tmp_path):
         codex_agent(offline.config, codex=object())
 
 
-def test_the_example_is_scored_by_the_files_that_the_agent_leaves(offline, tmp_path, monkeypatch):
+def test_the_example_scores_the_files_that_the_agent_writes(offline, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "beyond"))
     task = importlib.import_module("inspect_task").repair(offline.config)
     (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))

@@ -1,4 +1,4 @@
-"""Batches on a real Ray cluster of two workers: outcomes as they come, and nothing left after a cancel or a kill."""
+"""Batches on a real Ray cluster of two workers: early outcomes, and cleanup after a cancel or a kill."""
 
 import json
 import os
@@ -34,13 +34,13 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(offline):
-    """Fail the test that leaves a server. Ray starts threads and workers when it likes, so those are not compared."""
+    """Fail a test that leaves a server behind. Ray starts threads and workers at any time, so they are not checked."""
     yield
     wait_for_no_server(offline)
 
 
 def servers_of(offline):
-    """The servers that have the home of a test."""
+    """Return the servers that use the home of a test."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -86,14 +86,14 @@ def test_two_workers_share_the_tasks_and_the_driver_stores_the_outcomes(cluster,
     assert [outcome.task.id for outcome in read_outcomes(offline.out)] == [
         outcome.task.id for outcome in outcomes
     ]
-    # Once more: nothing is run again, and there is nothing for Ray to do.
+    # A second run finds nothing to do.
     again = run_here(offline, some(8), where)
     assert {outcome.resumed for outcome in again} == {True}
     assert set(offline.counts().values()) == {1}
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, InterruptedError])
-def test_outcomes_come_as_they_are_there_and_turns_end_on_the_server_if_the_driver_ends(
+def test_outcomes_arrive_immediately_and_turns_end_on_the_server_when_the_driver_ends(
     cluster, offline, reason
 ):
     seen = []
@@ -107,16 +107,16 @@ def test_outcomes_come_as_they_are_there_and_turns_end_on_the_server_if_the_driv
 
     with pytest.raises(reason):
         run_here(offline, [*some(2), *some(4, "hang")[2:]], turns=2, on_outcome=note)
-    # Both came while the others hung, and were stored first.
+    # Both outcomes arrived and were stored while the other tasks hung.
     assert sorted(name for name, _ in seen) == ["t0", "t1"]
     assert [stored for _, stored in seen] == [1, 2]
-    # The turns that hung were interrupted on the server.
+    # The hanging turns were interrupted on the server.
     offline.wait_until_dropped("hang t2")
     offline.wait_until_dropped("hang t3")
     assert offline.statuses()["turn_aborted"] == 2
 
 
-def test_a_worker_that_is_killed_is_replaced_and_only_its_open_tasks_run_again(cluster, offline, tmp_path):
+def test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again(cluster, offline, tmp_path):
     tasks = some(6)
     tasks[2] = Task("t2", "do t2", data=str(tmp_path / "died"))
     outcomes = run_here(offline, tasks, "shards:die_once", turns=1)
@@ -126,13 +126,13 @@ def test_a_worker_that_is_killed_is_replaced_and_only_its_open_tasks_run_again(c
     assert offline.counts() == {"do t2": 2, **{f"do t{number}": 1 for number in (0, 1, 3, 4, 5)}}
 
 
-def test_workers_that_die_again_and_again_stop_the_batch(cluster, offline):
+def test_repeated_worker_deaths_stop_the_batch(cluster, offline):
     with pytest.raises(errors.BatchStopped, match="2 workers died in a row") as caught:
         run_here(offline, some(1), "shards:die", shards=1, deaths=2)
     assert caught.value.left == 1
 
 
-def test_a_budget_stops_the_batch_and_an_error_of_a_worker_is_raised_as_it_was(cluster, offline):
+def test_a_budget_stops_the_batch_and_worker_errors_keep_their_type(cluster, offline):
     with pytest.raises(errors.BatchStopped, match="budget") as caught:
         run_here(offline, some(4), turns=1, budget=BatchBudget(turns=1))
     assert caught.value.left == 2
@@ -145,7 +145,7 @@ def test_a_budget_stops_the_batch_and_an_error_of_a_worker_is_raised_as_it_was(c
         run_here(offline, some(4), shards=0)
 
 
-def test_a_driver_that_is_killed_resumes_when_it_is_started_again(cluster, offline):
+def test_a_killed_driver_resumes_when_it_is_restarted(cluster, offline):
     environment = json.dumps(dict(offline.home.env))
     command = [sys.executable, PROGRAM, environment, str(offline.home.workspace), offline.out]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -154,7 +154,7 @@ def test_a_driver_that_is_killed_resumes_when_it_is_started_again(cluster, offli
         process.kill()
     assert sorted(lines) == [[b"t0", b"ok", b"False"], [b"t1", b"ok", b"False"]]
     offline.wait_until_dropped("hang t2")
-    # Nobody was there to end the turns, but the servers have gone with their workers.
+    # Nothing ended the turns, but the servers exited with their workers.
     wait_for_no_server(offline)
     again = []
 

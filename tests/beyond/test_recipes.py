@@ -1,4 +1,4 @@
-"""The recipes in ``examples/beyond``, each with the engine that it is for."""
+"""The recipes in ``examples/beyond``, each on the engine it is written for."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ def write_tasks(path, tasks):
 
 
 def job(offline, tasks, variable, index, count=2):
-    """Start a job as an engine would: with its environment, and an index."""
+    """Start a job as an engine would, with its environment and an index."""
     environment = {**os.environ, **offline.home.env, variable: str(index)}
     command = [sys.executable, str(RECIPES / "shard_job.py"), tasks, offline.out, str(count)]
     return subprocess.Popen(
@@ -40,7 +40,7 @@ def job(offline, tasks, variable, index, count=2):
 
 
 @pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
-def test_jobs_of_an_array_share_the_tasks_and_can_be_submitted_again(offline, tmp_path, variable):
+def test_the_jobs_of_an_array_share_the_tasks_and_can_be_resubmitted(offline, tmp_path, variable):
     tasks = write_tasks(tmp_path / "tasks.jsonl", some(6))
     for _ in range(2):
         with job(offline, tasks, variable, 0) as first, job(offline, tasks, variable, 1) as second:
@@ -51,11 +51,11 @@ def test_jobs_of_an_array_share_the_tasks_and_can_be_submitted_again(offline, tm
     assert len(offline.counts()) == 6
 
 
-def test_a_job_whose_time_is_up_ends_its_turns_and_continues_in_the_next_one(offline, tmp_path):
+def test_a_job_that_runs_out_of_time_ends_its_turns_and_the_next_job_continues(offline, tmp_path):
     tasks = write_tasks(tmp_path / "tasks.jsonl", some(1, "stall"))
     with job(offline, tasks, "SLURM_ARRAY_TASK_ID", 0, count=1) as process:
         offline.wait_for("stall t0")
-        process.terminate()  # as Slurm does 30 s before it kills
+        process.terminate()  # as Slurm does 30 s before SIGKILL
         assert process.wait(SECONDS) == 1
         assert process.stderr.read() == b"the batch stopped with 1 tasks left: it was cancelled\n"
     offline.wait_until_dropped("stall t0")
@@ -84,7 +84,7 @@ def test_submitit_runs_shards_and_returns_their_outcomes(offline, tmp_path, reci
 
 
 @pytest.fixture
-def cluster(recipe):  # workers inherit the paths of the recipe
+def cluster(recipe):  # workers inherit the import path of the recipe
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
@@ -97,7 +97,7 @@ def cluster(recipe):  # workers inherit the paths of the recipe
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Dask keeps threads in this process. What the shards leave is checked by the tests themselves."""
+    """Skip the check because Dask keeps threads in this process. The tests themselves check what shards leave."""
     return
 
 
@@ -111,7 +111,7 @@ def test_dask_runs_shards_and_cancels_them(cluster, offline, recipe):
     assert {each.task.id: each.value for each in batch.run_all(cluster, specs)} == {
         f"t{number}": f"did t{number}" for number in range(6)
     }
-    # One that hangs is cancelled, on the server, too, when its outcomes are no longer wanted.
+    # Dropping the future of a hanging shard cancels it, also on the server.
     other = ShardSpec(tasks=some(1), out=offline.out + "-1", options=options)
     hanging = ShardSpec(tasks=some(1, "hang"), out=offline.out + "-2", options=options)
     outcomes = batch.run_all(cluster, [hanging, other])

@@ -1,6 +1,6 @@
-"""The same 40 tasks by ``open_batch``, on Ray with two workers, and as an evaluation of Inspect: the same values.
+"""``open_batch``, Ray with two workers, and Inspect produce the same values for the same 40 tasks.
 
-No environment needs to have both engines: each one is compared with the values that a batch has.
+Ray and Inspect need not be installed together: each is compared with the values of a batch.
 """
 
 import os
@@ -18,11 +18,11 @@ EXPECTED = {f"t{number}": f"did t{number}" for number in range(COUNT)}
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """The engines keep threads."""
+    """Skip the check because the engines keep threads."""
     return
 
 
-def test_by_open_batch(offline):
+def test_with_open_batch(offline):
     async def run():
         async with open_batch(some(COUNT), out=offline.out, config=offline.config, turns=8) as batch:
             return {outcome.task.id: outcome.value async for outcome in batch}
@@ -48,7 +48,7 @@ def test_on_ray(offline):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_as_an_evaluation_of_inspect(offline, tmp_path, monkeypatch):
+def test_with_inspect(offline, tmp_path, monkeypatch):
     monkeypatch.setenv("INSPECT_ASYNC_BACKEND", "trio")
     monkeypatch.setenv("INSPECT_DISPLAY", "none")
     inspect_ai = pytest.importorskip("inspect_ai")

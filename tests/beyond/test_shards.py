@@ -1,4 +1,4 @@
-"""Shards: a share of a batch as a value, run by a function that any engine can call in another process."""
+"""Shards: values that describe a share of a batch, which any engine can run in another process."""
 
 import pickle
 import subprocess
@@ -28,13 +28,13 @@ async def count_letters(ctx):
 
 
 class Unportable(Exception):
-    """Cannot be read back from a pickle: it forgets its argument."""
+    """An exception that cannot be unpickled, because it loses its argument."""
 
     def __init__(self, number):
         super().__init__(f"number {number}", lambda: number)
 
 
-def test_shards_run_every_task_once_each_in_a_directory_of_its_own(offline):
+def test_shards_run_every_task_once_and_each_has_its_own_directory(offline):
     specs = [spec_of(offline, some(7), count_letters, shard=(index, 3)) for index in range(3)]
     outcomes = [outcome for spec in pickle.loads(pickle.dumps(specs)) for outcome in run_shard(spec)]
     assert {outcome.task.id: outcome.value for outcome in pickle.loads(pickle.dumps(outcomes))} == {
@@ -46,7 +46,7 @@ def test_shards_run_every_task_once_each_in_a_directory_of_its_own(offline):
     assert sorted(path.name for path in Path(offline.out).iterdir()) == ["0-of-3", "1-of-3", "2-of-3"]
 
 
-def test_a_shard_resumes_where_it_was_and_reports_each_outcome_as_it_comes(offline, tmp_path):
+def test_a_shard_resumes_and_reports_each_outcome_immediately(offline, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"id": "a", "prompt": "do a"}\n{"id": "b", "prompt": "do b"}\n')
     seen = []
@@ -64,7 +64,7 @@ def test_a_shard_resumes_where_it_was_and_reports_each_outcome_as_it_comes(offli
     assert offline.count("do a") == 1
 
 
-def test_a_shard_is_cancelled_from_any_thread_and_its_turns_end_on_the_server(offline):
+def test_cancelling_a_shard_from_another_thread_ends_its_turns_on_the_server(offline):
     def solve_after(cancel):
         def wait_and_cancel():
             offline.wait_for("hang t0")
@@ -107,7 +107,7 @@ def test_an_exception_that_cannot_be_pickled_is_replaced_by_one_that_can(offline
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_an_exception_that_can_be_pickled_propagates_without_what_it_hangs_on(offline):
+def test_a_picklable_exception_propagates_without_its_cause_and_context(offline):
     def fail(outcome):
         raise ValueError("mine") from Unportable(3)
 
@@ -129,12 +129,12 @@ def test_a_solver_that_cannot_be_imported_is_an_error_before_anything_starts(tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_solver_can_be_given_by_its_name(offline):
+def test_a_solver_can_be_given_by_name(offline):
     (outcome,) = run_shard(spec_of(offline, some(1), "shards:solve_twice"))
     assert outcome.value == ["did do t0", "did again"]
 
 
-def test_a_batch_that_stops_says_so_and_keeps_its_outcomes(offline):
+def test_a_shard_of_a_stopped_batch_reports_it_and_keeps_its_outcomes(offline):
     spec = spec_of(offline, some(3), turns=1, budget=BatchBudget(turns=2))
     with pytest.raises(errors.BatchStopped, match="budget") as caught:
         run_shard(spec)
@@ -142,13 +142,13 @@ def test_a_batch_that_stops_says_so_and_keeps_its_outcomes(offline):
     assert len(read_outcomes(offline.out)) == 2
 
 
-async def test_it_is_refused_inside_trio(tmp_path):
+async def test_running_a_shard_inside_trio_is_refused(tmp_path):
     await trio.lowlevel.checkpoint()
     with pytest.raises(RuntimeError, match="inside a run"):
         run_shard(ShardSpec(tasks=some(1), out=tmp_path))
 
 
-def test_sigterm_ends_a_shard_in_order_if_a_program_asks_for_that(offline):
+def test_a_program_can_cancel_its_shard_on_sigterm(offline):
     program = [sys.executable, str(HERE / "sigterm_program.py")]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdin.write(pickle.dumps(spec_of(offline, some(1, "hang"))))

@@ -16,12 +16,13 @@ import trio
 
 COMMAND = [sys.executable, "-m", "trio_codex.cli"]
 SRC = str(Path(__file__).parents[2] / "src")
-# A terminal sends Ctrl-C to the foreground of its session, so the process needs a session with this terminal.
+# A terminal sends Ctrl-C to the foreground process group of its session, so the process needs a session on this
+# terminal.
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NEWLINE = re.compile(r"\r+\n")
 SECONDS = 15
-"""Timeout of a process in seconds; it takes about 1 s."""
+"""Seconds before a process is killed. It normally takes about 1 s."""
 
 
 def environment(home=None, **more):
@@ -41,7 +42,7 @@ def environment(home=None, **more):
 
 
 class Process:
-    """A process and its pipes. Not started with Trio's `open_process`, which leaves a thread behind for a while."""
+    """A process and its pipes. Does not use Trio's `open_process`, whose worker thread would outlive the test."""
 
     def __init__(self, command, *, home=None, pipes=None, **more):
         pipe = subprocess.PIPE
@@ -135,7 +136,7 @@ async def run_cli(*args, home=None, stdin=b"", command=None, **more):
     async with started as process, trio.open_nursery() as nursery:
         nursery.start_soon(read, "out", process.stdout)
         nursery.start_soon(read, "err", process.stderr)
-        with contextlib.suppress(trio.BrokenResourceError):  # it exited without reading its input
+        with contextlib.suppress(trio.BrokenResourceError):  # the process exited without reading its input
             await process.stdin.send_all(stdin)
         await process.stdin.aclose()
     return Ended(process.returncode, told["out"], told["err"])

@@ -48,7 +48,7 @@ async def test_run_attaches_and_leaves_the_server_running(model, home, kind):
         ("tcp", ["--cwd", "/not/on/this/machine"], "/not/on/this/machine"),
     ],
 )
-async def test_the_agent_works_here_on_a_unix_socket_and_otherwise_where_the_server_does(
+async def test_over_a_unix_socket_the_agent_works_in_this_directory_otherwise_in_the_servers(
     model, home, kind, options, directory
 ):
     model.say("Yes.")
@@ -59,7 +59,7 @@ async def test_the_agent_works_here_on_a_unix_socket_and_otherwise_where_the_ser
     assert thread["cwd"] == str(getattr(home, directory, directory))
 
 
-async def test_chat_attaches_and_the_command_to_continue_does_too(model, home):
+async def test_chat_attaches_and_so_does_the_command_that_it_prints_to_continue(model, home):
     model.say("Hello.")
     async with shared_server(home, "token") as (url, _, _):
         token = token_file(home)
@@ -99,7 +99,7 @@ async def test_a_token_that_others_can_read_is_a_warning(model, home, mode):
     assert ended.err.startswith(f"! other users can access {token}: chmod 600 '{token}'\n")
 
 
-async def test_a_refused_token_is_one_line_with_the_option_and_without_the_token(home):
+async def test_a_refused_token_is_reported_on_one_line_that_names_the_option_but_not_the_token(home):
     async with shared_server(home, "token") as (url, _, _):
         token = token_file(home, token="another-token-0123")
         for command in (["run", "Hi."], ["chat"], ["threads", "list"], ["doctor"]):
@@ -120,7 +120,7 @@ async def test_a_refused_token_is_one_line_with_the_option_and_without_the_token
         ("http://localhost", 2, "unix://PATH, ws://HOST:PORT or wss://HOST/PATH"),
     ],
 )
-async def test_without_a_server_there_is_one_line_with_a_hint(home, url, status, told):
+async def test_a_missing_server_is_reported_on_one_line_with_a_hint(home, url, status, told):
     ended = await run_cli("run", "Hi.", "--attach", url, home=home)
     assert ended.status == status
     assert told in ended.complaint
@@ -138,7 +138,7 @@ async def test_without_a_server_there_is_one_line_with_a_hint(home, url, status,
         (["--token-file", "/dev/zero"], "does not contain a token"),
     ],
 )
-async def test_options_that_do_not_go_with_attach_are_usage_errors(home, options, told):
+async def test_options_that_conflict_with_attach_are_usage_errors(home, options, told):
     for command in (["run", "Hi."], ["chat"], ["threads", "list"], ["doctor"]):
         ended = await run_cli(*command, "--attach", "unix:///no/such.sock", *options, home=home)
         assert ended.status == 2
@@ -154,7 +154,7 @@ async def test_options_that_do_not_go_with_attach_are_usage_errors(home, options
         (["run", "Hi.", "--attach", "ws://localhost:1", "--cwd", "here"], "must be absolute"),
     ],
 )
-async def test_what_needs_another_option_or_excludes_one_is_a_usage_error(home, args, told):
+async def test_missing_and_conflicting_options_are_usage_errors(home, args, told):
     ended = await run_cli(*args, home=home)
     assert ended.status == 2
     assert told in ended.complaint
@@ -180,7 +180,7 @@ async def test_a_missing_ws_extra_is_reported_on_one_line(home):
 
 
 async def daemon_of(home, *options):
-    """Return what the doctor finds about the daemon."""
+    """Return what the doctor reports about the daemon."""
     ended = await run_cli("doctor", "--json", *options, home=home)
     [daemon] = [each for each in json.loads(ended.out)["findings"] if each["name"] == "daemon"]
     return daemon
@@ -206,7 +206,7 @@ async def test_doctor_reports_the_version_of_a_daemon_and_whether_it_is_older_th
 
 
 @pytest.mark.parametrize("state", ["mute", "dead", "not a socket"])
-async def test_doctor_warns_of_a_daemon_that_does_not_answer(home, state):
+async def test_doctor_warns_about_a_daemon_that_does_not_answer(home, state):
     path = home.codex_home / "app-server-control" / "app-server-control.sock"
     path.parent.mkdir()
     if state == "not a socket":
@@ -222,7 +222,7 @@ async def test_doctor_warns_of_a_daemon_that_does_not_answer(home, state):
     assert str(path) in daemon["value"]
 
 
-async def test_the_daemon_is_what_a_url_without_a_path_means(model, home):
+async def test_a_url_without_a_path_means_the_daemon(model, home):
     model.say("Yes.")
     async with shared_server(home, "daemon"):
         ended = await run_cli("run", "Hi.", "--attach", "unix://", home=home)

@@ -51,7 +51,7 @@ async def test_the_status_is_three_if_some_tasks_are_not_ok(model, home, tasks):
     assert len(model.requests) == 4
 
 
-async def test_ctrl_c_waits_for_what_runs_and_the_next_run_resumes(model, home, tasks):
+async def test_ctrl_c_waits_for_running_tasks_and_the_next_run_resumes(model, home, tasks):
     model.default = Response(Text("did it"))
     script = model.script("do t1")
     gate = script.gate()
@@ -69,7 +69,7 @@ async def test_ctrl_c_waits_for_what_runs_and_the_next_run_resumes(model, home, 
     assert len(model.requests) == 4
 
 
-async def test_ctrl_c_twice_interrupts_what_runs_and_leaves_nothing(model, home, tasks):
+async def test_a_second_ctrl_c_interrupts_running_tasks_and_leaves_nothing_behind(model, home, tasks):
     model.default = Response(Text("did it"))
     model.script("do t1").hang("half")
     async with started_cli("batch", "run", tasks, "--out", "out", home=home, MARK="batch-twice") as process:
@@ -83,7 +83,7 @@ async def test_ctrl_c_twice_interrupts_what_runs_and_leaves_nothing(model, home,
     assert (await batch_run(tasks, home)).status == 0
 
 
-async def test_a_terminal_shows_a_bar_and_what_is_not_ok(model, home, tasks):
+async def test_a_terminal_shows_a_progress_bar_and_failed_tasks(model, home, tasks):
     model.default = Response(Text("did it"))
     model.script("do t2").fail(400)
     async with on_terminal("batch", "run", tasks, "--out", "out", home=home) as terminal:
@@ -93,12 +93,12 @@ async def test_a_terminal_shows_a_bar_and_what_is_not_ok(model, home, tasks):
     assert "1 failed · 3 ok · 0 running · 45 tokens" in terminal.seen
 
 
-async def test_it_can_be_tried_without_an_account(home, tasks):
+async def test_a_batch_runs_offline(home, tasks):
     ended = await batch_run(tasks, home, options=["--offline", "--turns", "4"])
     assert (ended.status, ended.err) == (0, "")
 
 
-async def test_a_batch_without_an_account_is_interrupted_gone_on_with_and_reported_on(home, tasks):
+async def test_an_offline_batch_can_be_interrupted_resumed_and_reported(home, tasks):
     tasks.write_text("".join(tasks.read_text().splitlines(keepends=True)[:2]))
     async with started_cli(
         "batch", "run", tasks, "--out", "out", "--offline", "--turns", "1", home=home
@@ -146,7 +146,7 @@ async def test_shards_are_merged_and_other_batches_are_refused(model, home, task
     assert not (home.workspace / "both").exists()
 
 
-async def test_a_solver_of_ones_own_and_a_workspace(model, home, tasks):
+async def test_a_custom_solver_and_a_workspace(model, home, tasks):
     model.default = Response(Text("did it"))
     (home.workspace / "mine.py").write_text(
         "async def solve(ctx):\n    return [(await ctx.thread.run(ctx.task.prompt)).final_response,"
@@ -177,7 +177,7 @@ async def test_a_bad_option_is_refused(home, tasks, options, problem):
     assert problem in ended.err
 
 
-async def test_a_bad_line_is_refused_with_its_number(home, tasks):
+async def test_an_invalid_line_is_refused_with_its_number(home, tasks):
     with tasks.open("a") as file:
         file.write("{\n")
     ended = await batch_run(tasks, home)
@@ -186,7 +186,7 @@ async def test_a_bad_line_is_refused_with_its_number(home, tasks):
     assert not (home.workspace / "out").exists()
 
 
-async def test_a_directory_without_a_batch_is_named(home, tasks):
+async def test_a_directory_without_a_batch_is_reported(home, tasks):
     for command in ("status", "results", "report"):
         ended = await run_cli("batch", command, ".", home=home)
         assert ended.status == 1
@@ -204,7 +204,7 @@ async def test_changed_settings_are_refused_unless_allowed(model, home, tasks):
     assert len(model.requests) == 4
 
 
-async def test_a_number_of_servers_that_is_none_is_refused(home, tasks):
+async def test_an_invalid_number_of_servers_is_refused(home, tasks):
     for text in ("0", "many"):
         ended = await batch_run(tasks, home, options=("--servers", text))
         assert ended.status == 2

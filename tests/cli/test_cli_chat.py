@@ -292,12 +292,12 @@ def no_input(monkeypatch):
         yield
 
 
-async def test_a_step_does_not_wait_for_input_after_the_connection_has_ended(no_input):
+async def test_the_chat_does_not_wait_for_input_after_the_connection_has_ended(no_input):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             chat = Chat(codex, Screen(), {}, "/", (), CodexConfig())
             await server.hang_up()
-            # As between two steps, when there is nothing to cancel.
+            # The connection ends while the chat waits for nothing, so there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

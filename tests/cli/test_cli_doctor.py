@@ -1,4 +1,4 @@
-"""``trio-codex doctor``, and the output of every command for a file that is not a binary."""
+"""``trio-codex doctor``, and what every command prints if the binary is not a Codex binary."""
 
 import json
 import os
@@ -21,7 +21,7 @@ BAD_BINARIES = {
 }
 
 
-async def test_all_is_well(home):
+async def test_a_healthy_setup_is_reported(home):
     ended = await run_cli("doctor", home=home)
     assert (ended.status, ended.err) == (0, "")
     for name in (
@@ -40,13 +40,13 @@ async def test_all_is_well(home):
     assert processes_with(home.codex_home) == []
 
 
-async def test_plain_characters_will_do(home):
+async def test_the_report_can_be_plain_ascii(home):
     ended = await run_cli("doctor", home=home, PYTHONIOENCODING="ascii", LANG="C")
     assert (ended.status, ended.err) == (0, "")
     assert "? login" in ended.out
 
 
-async def test_the_report_for_programs_says_the_same(home):
+async def test_the_json_report_has_the_same_content(home):
     ended = await run_cli("doctor", "--json", home=home)
     assert (ended.status, ended.err) == (0, "")
     report = json.loads(ended.out)
@@ -61,7 +61,7 @@ async def test_the_report_for_programs_says_the_same(home):
     assert {finding["status"] for finding in report["findings"]} == {"ok"}
 
 
-async def test_what_another_binary_is_and_what_of_the_api_a_server_lacks_is_reported(home, tmp_path):
+async def test_an_untested_binary_and_missing_methods_are_reported(home, tmp_path):
     oldest, newest = TESTED
     (tmp_path / "bin").mkdir()
     older = script(tmp_path / "bin" / "codex", f"echo codex-cli {oldest}")
@@ -81,7 +81,7 @@ async def test_what_another_binary_is_and_what_of_the_api_a_server_lacks_is_repo
     assert all(method in found["API"]["value"] for method in [*lacking][:2])
 
 
-async def test_who_is_not_logged_in_is_reported_how_to(home):
+async def test_a_missing_login_is_reported_with_how_to_log_in(home):
     (home.codex_home / "config.toml").write_text("[features]\nplugins = false\napps = false\n")
     ended = await run_cli("doctor", home=home)
     assert ended.status == 1
@@ -90,7 +90,7 @@ async def test_who_is_not_logged_in_is_reported_how_to(home):
     assert "✗ login" in ended.out
 
 
-async def test_a_configuration_that_cannot_be_read_is_named_with_its_place(home):
+async def test_an_unreadable_configuration_is_reported_with_its_location(home):
     (home.codex_home / "config.toml").write_text("model = 'm'\nmodel = [[\n")
     ended = await run_cli("doctor", home=home)
     assert ended.status == 1
@@ -114,14 +114,16 @@ async def test_nothing_secret_is_printed(home, setting):
 
 
 @pytest.mark.parametrize("kind", BAD_BINARIES)
-async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(home, tmp_path, kind):
+async def test_a_program_that_is_not_codex_is_reported_on_one_line_within_the_start_timeout(
+    home, tmp_path, kind
+):
     behaviour, told = BAD_BINARIES[kind]
     binary = script(tmp_path / "bin-codex", behaviour or "")
     if behaviour is None:
         binary.write_bytes(b"\x7fELF nonsense")
 
     async def check(*command):
-        # One home each: on a new one, a start waits for the first that answers (G16).
+        # Each start has its own home: on a new home, starts wait for one another (G16).
         codex_home = tmp_path / command[0]
         codex_home.mkdir()
         args = [*command, "--codex-bin", binary, "--start-timeout", "1"]
@@ -142,7 +144,7 @@ async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(hom
     ("binary", "told"),
     [("/no/such/codex", "does not exist"), ("/", "is a directory"), ("/etc/passwd", "is not executable")],
 )
-async def test_a_wrong_path_is_one_line_with_the_hint(home, binary, told):
+async def test_a_wrong_path_is_reported_on_one_line_with_a_hint(home, binary, told):
     for command in (["run", "Hi."], ["doctor"]):
         ended = await run_cli(*command, "--codex-bin", binary, home=home)
         assert ended.status == 1
@@ -150,7 +152,7 @@ async def test_a_wrong_path_is_one_line_with_the_hint(home, binary, told):
         assert "--codex-bin" in ended.complaint
 
 
-async def test_a_missing_home_is_named(home):
+async def test_doctor_reports_a_missing_home(home):
     ended = await run_cli("doctor", home=home, CODEX_HOME="/nonexistent/home")
     assert ended.status == 1
     assert "/nonexistent/home" in ended.complaint

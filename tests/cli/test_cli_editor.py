@@ -35,7 +35,7 @@ from trio_codex.cli._terminal import InputEndedError, StdinLines
         ("\x1b[15~\x1bq\x00ok\n", ["ok"]),
     ],
 )
-def test_keys_edit_the_line_however_the_input_is_split(typed, lines):
+def test_keys_edit_the_line_regardless_of_how_the_input_is_split(typed, lines):
     data = typed.encode()
     assert list(LineEditor().feed(data)) == lines
     editor = LineEditor()
@@ -97,9 +97,7 @@ async def test_lines_can_be_read_from_a_file(file, monkeypatch):
 
 
 @pytest.mark.parametrize(("reached", "unsent"), [([], ["Blue."]), (["Blue."], [])])
-def test_a_line_that_arrives_after_the_end_of_the_turn_is_the_next_message(
-    file, monkeypatch, reached, unsent
-):
+def test_a_line_that_arrives_after_the_turn_becomes_the_next_message(file, monkeypatch, reached, unsent):
     monkeypatch.setattr(sys, "stdin", file)
     chat = Chat(None, Screen(), {}, "/", (), CodexConfig())
     progress = ChatProgress(chat._screen, "/", None, ())

@@ -1,4 +1,4 @@
-"""What ``--json`` writes is what its page in the documentation lists, in names of one style."""
+"""The output of ``--json`` matches its page in the documentation, and its names have one style."""
 
 import json
 import re
@@ -22,7 +22,7 @@ CAMEL_CASE = re.compile(r"[a-z][a-zA-Z0-9]*")
 
 
 def names_of(value):
-    """The names of all members, at any depth."""
+    """Return the names of all members, at any depth."""
     if isinstance(value, list):
         return {name for each in value for name in names_of(each)}
     if isinstance(value, dict):
@@ -69,11 +69,11 @@ async def test_a_thread_is_written_and_then_its_turns_with_all_items(model, home
         assert by_type["userMessage"]["content"][0]["text"] == f"Which is {number}?"
         assert by_type["commandExecution"]["aggregatedOutput"] == f"{number}\n"
         assert by_type["agentMessage"]["text"] == f"It is {number}."
-    # The server itself calls one member text_elements.
+    # The server itself uses snake_case in text_elements.
     assert [name for name in names_of(ended.events) if not CAMEL_CASE.fullmatch(name)] == ["text_elements"]
 
 
-async def test_a_thread_that_does_not_exist_is_an_error_and_no_json(home):
+async def test_a_missing_thread_is_an_error_and_prints_no_json(home):
     ended = await run_cli("threads", "show", "--json", NO_SUCH, home=home)
     assert (ended.status, ended.out) == (1, "")
     assert NO_SUCH in ended.err
@@ -103,7 +103,7 @@ async def test_doctor_writes_a_comparison(home):
     assert {field.name for field in attrs.fields(Difference)} == DIFFERENCE
 
 
-async def test_a_start_that_is_too_slow_does_not_blame_the_binary(home):
+async def test_a_slow_start_does_not_blame_the_binary(home):
     ended = await run_cli("doctor", "--start-timeout", "0.001", home=home)
     assert ended.status == 1
     assert "Raise --start-timeout" in ended.err

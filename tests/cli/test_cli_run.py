@@ -45,7 +45,7 @@ async def test_messages_without_a_phase_are_written_to_stdout_as_paragraphs(mode
     assert "Let me see." not in ended.err
 
 
-async def test_with_final_failures_of_commands_are_shown_and_only_the_last_message_is_the_answer(model, home):
+async def test_with_final_failed_commands_are_shown_and_only_the_last_message_is_printed(model, home):
     model.respond(Text("Let me see."), Command("echo seen; exit 3"))
     model.say("It is ", "here.")
     ended = await run_cli("run", "--final", "Where is it?", home=home)
@@ -66,7 +66,7 @@ async def test_the_final_answer_is_printed_even_if_other_messages_follow(model, 
     assert [line for line in ended.err.splitlines() if line.startswith("“")] == ["“ So far.", "“ By the way."]
 
 
-async def test_what_follows_the_final_answer_is_no_part_of_it(model, home):
+async def test_messages_after_the_final_answer_are_not_printed_as_part_of_it(model, home):
     model.respond(Text("It is here.", phase="final_answer"), Text("By the way."))
     ended = await run_cli("run", "Where is it?", home=home)
     assert (ended.status, ended.out) == (0, "It is here.\n")
@@ -167,8 +167,8 @@ async def test_without_a_login_no_turn_is_started(command, tmp_path):
 @pytest.mark.parametrize(
     "command", [["run", "Hi."], ["chat"], ["batch", "run", "tasks.csv", "--out", "out"]], ids=str
 )
-async def test_without_a_network_a_command_that_nobody_watches_ends(command, tmp_path):
-    # A server of the user's own configuration would wait for the network.
+async def test_without_a_network_an_unattended_command_ends(command, tmp_path):
+    # With the user's own configuration, the server would wait for the network.
     unreachable = "http://127.0.0.1:9/v1"
     home = write_offline_home(tmp_path, unreachable, features={"unbounded_connection_retries": True})
     (home.workspace / "tasks.csv").write_text("id,prompt\na,Hi.\n")
@@ -190,7 +190,7 @@ async def test_offline_a_scripted_model_answers_and_nothing_is_stored(command, t
     [["--attach", "unix://"], ["--codex-home", "/tmp"], ["--resume", "0"]],
     ids=lambda option: option[0],
 )
-async def test_offline_goes_with_no_home_of_the_users(option):
+async def test_offline_and_codex_home_exclude_each_other(option):
     ended = await run_cli("run", "Hi.", "--offline", *option)
     assert ended.status == 2
     assert f"{option[0]} does not go with it" in ended.complaint
@@ -273,7 +273,7 @@ def is_server(pid):
     """Return whether a process is the real binary, rather than the program that started it."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it has exited meanwhile
+    except FileNotFoundError:  # the process has exited
         return False
     return command.split(b"\0")[0].endswith(b"/bin/codex")
 

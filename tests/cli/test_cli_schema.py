@@ -1,4 +1,4 @@
-"""``trio-codex doctor --schema``: what differs between the protocol that is built in and that of another binary."""
+"""``trio-codex doctor --schema``: differences between the built-in protocol and that of another binary."""
 
 import copy
 import gzip
@@ -20,7 +20,7 @@ PINNED = json.loads(gzip.decompress(VENDORED.read_bytes()))
 
 
 class Doctored:
-    """A schema to change, with its two levels of definitions, and short ways to what is changed most."""
+    """A schema to modify, with both levels of definitions and shortcuts to the parts that tests change most."""
 
     def __init__(self):
         self.bundle = copy.deepcopy(PINNED)
@@ -58,11 +58,11 @@ def doctored(change):
     return compare(schema.bundle)
 
 
-def test_the_pinned_schema_is_the_one_that_is_built_in():
+def test_the_pinned_schema_has_no_differences():
     assert compare(PINNED) == []
 
 
-def test_what_only_older_servers_have_is_known_to_be_gone_and_no_difference_where_it_is_not():
+def test_parts_known_to_be_removed_may_be_absent_or_present():
     assert "currentTime/read" in OLDER_ONLY
     older = {"definitions": {**wiregen.schema.load().definitions.raw}}
     assert compare(older) == []
@@ -80,20 +80,20 @@ every_table = pytest.mark.parametrize(("envelope", "kind", "method"), TABLES, id
 
 
 @every_table
-def test_a_method_that_is_new_is_named_and_does_not_matter(envelope, kind, method):
+def test_a_new_method_is_listed_and_does_not_matter(envelope, kind, method):
     assert doctored(lambda schema: schema.add_method(envelope, "turn/dance")) == [
         Difference(kind, "added", "turn/dance")
     ]
 
 
 @every_table
-def test_a_method_that_is_gone_matters(envelope, kind, method):
+def test_a_removed_method_matters(envelope, kind, method):
     assert doctored(lambda schema: schema.remove_method(envelope, method)) == [
         Difference(kind, "gone", method, matters=True)
     ]
 
 
-def test_a_method_that_lost_its_params_or_got_some_matters():
+def test_adding_or_removing_the_params_of_a_method_matters():
     def change(schema):
         schema.row("ClientRequest", "thread/archive")["properties"]["params"] = {"type": "null"}
         params = {"$ref": "#/definitions/v2/ThreadArchiveParams"}
@@ -105,7 +105,7 @@ def test_a_method_that_lost_its_params_or_got_some_matters():
     ]
 
 
-def test_an_answer_that_cannot_be_found_matters():
+def test_a_missing_response_type_matters():
     assert doctored(lambda schema: schema.inner.pop("ThreadArchiveResponse")) == [
         Difference("type", "gone", "ThreadArchiveResponse", "the answer to thread/archive", matters=True)
     ]
@@ -208,12 +208,12 @@ FIELDS = {
 
 
 @pytest.mark.parametrize(("change", "difference"), FIELDS.values(), ids=FIELDS)
-def test_a_field_is_judged_by_whether_we_read_it_or_send_it(change, difference):
+def test_a_change_of_a_field_matters_depending_on_whether_it_is_read_or_sent(change, difference):
     assert doctored(change) == [difference]
 
 
-def test_an_optional_field_that_may_no_longer_be_null_is_no_difference():
-    # It is left out, never sent as null.
+def test_an_optional_field_that_may_no_longer_be_null_does_not_matter():
+    # The client omits such a field and never sends null.
     assert not doctored(
         lambda schema: set_field(schema, "TurnSteerParams", "clientUserMessageId", {"type": "string"})
     )
@@ -222,7 +222,7 @@ def test_an_optional_field_that_may_no_longer_be_null_is_no_difference():
 # -- values and members --------------------------------------------------------------------------------------------
 
 
-def test_a_new_enum_value_does_not_matter_and_one_that_is_gone_does():
+def test_a_removed_enum_value_matters_and_a_new_one_does_not():
     def change(schema):
         values = schema.definition("TurnStatus")["enum"]
         values.remove("interrupted")
@@ -234,13 +234,13 @@ def test_a_new_enum_value_does_not_matter_and_one_that_is_gone_does():
     ]
 
 
-def test_a_new_value_matters_where_no_other_can_be_read():
+def test_a_new_value_matters_if_the_enum_is_closed():
     assert doctored(lambda schema: schema.definition("McpElicitationStringType")["enum"].append("text")) == [
         Difference("enum value", "added", "McpElicitationStringType: text", matters=True)
     ]
 
 
-def test_any_string_in_place_of_an_enum_matters_where_no_other_can_be_read():
+def test_replacing_an_enum_by_any_string_matters_if_the_enum_is_closed():
     def change(schema):
         del schema.definition("TurnStatus")["enum"]
         del schema.definition("McpElicitationStringType")["enum"]
@@ -252,13 +252,13 @@ def test_any_string_in_place_of_an_enum_matters_where_no_other_can_be_read():
 
 
 @pytest.mark.parametrize(("name", "field", "matters"), [(READ, "turnId", False), (SENT, "threadId", True)])
-def test_an_enum_in_place_of_any_string_matters_where_we_send_it(name, field, matters):
+def test_replacing_any_string_by_an_enum_matters_where_it_is_sent(name, field, matters):
     assert doctored(lambda schema: set_field(schema, name, field, {"type": "string", "enum": ["a"]})) == [
         Difference("type", "changed", f"{name}.{field}", "any string → enum", matters=matters)
     ]
 
 
-def test_a_new_member_of_a_union_does_not_matter_and_one_that_is_gone_does():
+def test_a_removed_union_member_matters_and_a_new_one_does_not():
     def change(schema):
         schema.member("UserInput", "text")["properties"]["type"]["enum"] = ["prose"]
 
@@ -268,7 +268,7 @@ def test_a_new_member_of_a_union_does_not_matter_and_one_that_is_gone_does():
     ]
 
 
-def test_a_member_without_a_tag_is_known_by_its_fields():
+def test_an_untagged_union_member_is_identified_by_its_fields():
     def change(schema):
         text, _ = schema.definition("ResourceContent")["anyOf"]
         schema.definition("ResourceContent")["anyOf"] = [text]
@@ -278,14 +278,14 @@ def test_a_member_without_a_tag_is_known_by_its_fields():
     ]
 
 
-def test_a_field_of_a_member_is_named_by_its_class():
+def test_a_field_of_a_union_member_is_reported_with_its_class():
     def change(schema):
         del schema.member("UserInput", "text")["properties"]["text_elements"]
 
     assert doctored(change) == [Difference("field", "gone", "TextUserInput.text_elements", matters=True)]
 
 
-def test_a_definition_may_have_another_name():
+def test_renaming_a_definition_is_not_a_difference():
     renamed = json.dumps(PINNED).replace("TurnStatus", "Stage")
     assert compare(json.loads(renamed)) == []
 
@@ -295,7 +295,7 @@ def test_a_definition_may_have_another_name():
     [{}, [], {"definitions": {}}, {"definitions": {**PINNED["definitions"], "ClientRequest": 1}}],
     ids=["empty", "an array", "no definitions", "no table"],
 )
-def test_a_file_that_is_no_schema_is_an_error_and_no_difference(schema):
+def test_an_invalid_schema_is_an_error(schema):
     with pytest.raises(NotASchema):
         compare(schema)
 
@@ -304,7 +304,7 @@ def test_a_file_that_is_no_schema_is_an_error_and_no_difference(schema):
 
 
 @real
-async def test_the_installed_binary_speaks_the_protocol_that_is_built_in_or_an_older_one(home):
+async def test_the_installed_binary_speaks_the_built_in_protocol_or_an_older_one(home):
     ended = await run_cli("doctor", "--schema", home=home)
     if find_binary().version == TESTED[1]:
         assert (ended.status, ended.err) == (0, "")
@@ -320,7 +320,7 @@ async def test_the_installed_binary_speaks_the_protocol_that_is_built_in_or_an_o
 
 
 def binary_with(tmp_path, bundle):
-    """A program that prints this schema."""
+    """Return a program that prints this schema."""
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(bundle))
     return script(
@@ -331,7 +331,7 @@ def binary_with(tmp_path, bundle):
     )
 
 
-async def test_differences_are_counted_listed_and_those_that_matter_are_the_exit_status(tmp_path):
+async def test_differences_are_counted_and_listed_and_only_important_ones_set_the_exit_status(tmp_path):
     schema = Doctored()
     schema.remove_method("ClientRequest", "turn/start")
     schema.add_method("ClientRequest", "turn/dance")
@@ -343,7 +343,7 @@ async def test_differences_are_counted_listed_and_those_that_matter_are_the_exit
     assert "1 difference matters" in ended.complaint
 
 
-async def test_programs_get_the_same_as_json_and_what_is_only_new_is_all_right(tmp_path):
+async def test_differences_can_be_printed_as_json_and_additions_exit_with_0(tmp_path):
     schema = Doctored()
     schema.add_method("ServerNotification", "turn/danced")
     binary = binary_with(tmp_path, schema.bundle)
@@ -374,7 +374,7 @@ async def test_programs_get_the_same_as_json_and_what_is_only_new_is_all_right(t
     ],
     ids=["refuses", "writes nothing", "writes no JSON", "writes another thing", "hangs"],
 )
-async def test_a_binary_without_a_schema_is_one_line(tmp_path, program, told):
+async def test_a_binary_without_a_schema_is_reported_on_one_line(tmp_path, program, told):
     binary = script(tmp_path / "codex", f'test "$1" = --version || {{ {program}; }}')
     ended = await run_cli("doctor", "--schema", "--codex-bin", str(binary), "--start-timeout", "0.5")
     assert (ended.status, ended.out) == (1, "")

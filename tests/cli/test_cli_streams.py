@@ -121,7 +121,7 @@ main()
     "name",
     ["trio_codex", "trio", "trio_codex.cli", "click", "trio_codex.cli._commands", "trio_codex.cli._replay"],
 )
-def test_ctrl_c_during_the_start_is_quiet(name):
+def test_ctrl_c_while_the_command_starts_is_quiet(name):
     code = INTERRUPTED_AT.format(name=name)
     done = run("replay", RECORDING, command=[sys.executable, "-c", code])
     assert done.returncode == 130
@@ -131,7 +131,7 @@ def test_ctrl_c_during_the_start_is_quiet(name):
 
 @pytest.mark.parametrize("module", ["trio_codex", "trio_codex.cli"])
 @pytest.mark.parametrize("name", ["trio_codex._api", "trio", "click", "trio_codex.cli._replay"])
-def test_so_is_one_during_the_start_of_the_module(name, module, tmp_path):
+def test_ctrl_c_while_the_module_starts_is_quiet(name, module, tmp_path):
     finder = INTERRUPTED_AT.format(name=name).partition("sys.argv = ")[0]
     restored = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     (tmp_path / "sitecustomize.py").write_text(f"{finder}{restored}")

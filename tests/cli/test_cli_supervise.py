@@ -45,7 +45,7 @@ async def test_a_function_runs_under_a_supervisor_and_its_journal_is_shown(progr
     assert len(model.requests) == 1
 
 
-async def test_sigterm_lets_an_open_turn_end_and_admits_no_other_one(program, model):
+async def test_sigterm_lets_open_turns_end_and_admits_no_new_ones(program, model):
     model.say("did it", delay=0.5)
     journal = str(program.workspace / "agents.db")
     done = await run_cli("supervise", "agents:ended", "--journal", journal, home=program)
@@ -62,13 +62,13 @@ async def test_sigterm_lets_an_open_turn_end_and_admits_no_other_one(program, mo
         ("agents:nothing", "is not a function"),
     ],
 )
-async def test_a_function_that_is_not_there_is_an_error_before_anything_is_started(program, where, message):
+async def test_a_missing_function_is_an_error_before_anything_is_started(program, where, message):
     done = await run_cli("supervise", where, "--journal", str(program.workspace / "j.db"), home=program)
     assert done.status == 1
     assert message in done.err
 
 
-async def test_a_file_that_is_no_journal_is_an_error(program):
+async def test_a_file_that_is_not_a_journal_is_an_error(program):
     path = program.workspace / "agents.py"
     for command in (["journal", str(path)], ["supervise", "agents:main", "--journal", str(path)]):
         done = await run_cli(*command, home=program)
@@ -76,7 +76,7 @@ async def test_a_file_that_is_no_journal_is_an_error(program):
         assert "the journal" in done.err
 
 
-async def test_an_error_of_the_function_is_one_line(program):
+async def test_an_error_of_the_function_is_reported_on_one_line(program):
     arguments = ("supervise", "agents:failing", "--journal", str(program.workspace / "j.db"))
     done = await run_cli(*arguments, home=program)
     assert done.status == 1

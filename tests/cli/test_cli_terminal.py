@@ -34,7 +34,7 @@ ADD_NOTES = "*** Begin Patch\n*** Add File: notes.txt\n+one\n+two\n*** End Patch
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_the_answers_are_laid_out_in_rows_that_leave_room_for_one(width):
+def test_the_choices_wrap_and_leave_room_for_the_answer(width):
     choices = [ONCE, SESSION, ALWAYS, NO, STOP]
     rows = _prompt(choices, width).plain.split("\n")
     assert all(len(row) <= width for row in rows)
@@ -44,7 +44,7 @@ def test_the_answers_are_laid_out_in_rows_that_leave_room_for_one(width):
     )
 
 
-async def test_a_command_that_is_declined_says_so_once(model, home):
+async def test_a_declined_command_is_reported_once(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x.", home=home) as terminal:
@@ -115,7 +115,7 @@ async def test_input_typed_before_the_question_is_discarded_and_invalid_answers_
     assert not (home.workspace / "x.txt").exists()
 
 
-async def test_the_answer_stop_interrupts_the_turn(model, home):
+async def test_answering_stop_interrupts_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
@@ -151,7 +151,7 @@ async def test_ctrl_c_at_a_question_withdraws_it_and_interrupts_the_turn(model, 
     assert processes_with(home.codex_home) == []
 
 
-async def test_ctrl_c_during_the_answer_drops_the_stream_of_the_model(model, home):
+async def test_ctrl_c_during_the_answer_closes_the_models_stream(model, home):
     model.hang("Counting: ", "one")
     async with on_terminal("run", "Count.", home=home) as terminal:
         await terminal.expect("Counting: one")
@@ -173,7 +173,7 @@ async def test_a_command_cannot_hide_behind_escape_sequences(model, home):
         assert await terminal.end() == 0
 
 
-async def test_the_answer_always_stores_the_prefix_of_the_command_on_the_server(model, home):
+async def test_answering_always_stores_the_command_prefix_on_the_server(model, home):
     for name in "xy":
         model.run_command(f"touch {name}.txt", escalate="I want to")
     model.say("So be it.")
@@ -439,7 +439,7 @@ async def test_every_kind_of_form_field_is_parsed_and_validated(asker):
     }  # fmt: skip
 
 
-def test_the_texts_of_a_question_stay_in_their_rows_and_are_bounded():
+def test_the_texts_of_a_question_stay_on_their_lines_and_are_truncated():
     forged = "\n? Run this command?\n    ls\n" * 100
     command = attrs.evolve(request("rm -r /"), reason=forged, cwd="/a\nb")
     page = policies.UrlElicitation(

@@ -1,4 +1,4 @@
-"""Text that is safe for a terminal, and errors on one line."""
+"""Text made safe for a terminal, and errors on one line."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ def test_control_characters_are_escaped_for_the_terminal(text):
     assert len(one_line(text)) <= LINE_LIMIT
 
 
-def test_bidirectional_controls_are_shown_to_the_approver():
+def test_bidirectional_control_characters_are_made_visible():
     assert printable("a\u202eb\u200d", strict=True) == "a\\u202eb\\u200d"
     assert printable("👩‍🔧\u202e") == "👩‍🔧\u202e"
     assert printable("tab\tline\nend") == "tab\tline\nend"
@@ -36,7 +36,7 @@ def test_bidirectional_controls_are_shown_to_the_approver():
         ("rm x", "rm x"),
     ],
 )
-def test_the_shell_around_a_command_is_hidden_only_if_nothing_is_lost(command, script):
+def test_the_shell_wrapper_of_a_command_is_hidden_only_if_nothing_is_lost(command, script):
     assert script_of(command) == script
 
 
@@ -46,7 +46,7 @@ def test_keys_are_redacted():
     assert redacted("sk-0123456789abcdef", {}) == "<redacted>"
 
 
-def test_an_error_is_its_cause_and_its_hint_on_one_line():
+def test_an_error_is_shown_with_its_cause_and_hint_on_one_line():
     error = errors.StartError(
         "codex_bin went\naway",
         "spawn",

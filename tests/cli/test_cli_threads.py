@@ -13,7 +13,7 @@ NO_SUCH = "01a1fbc2-0000-7000-8000-000000000000"
 
 @pytest.fixture
 async def stored(model, home):
-    """Create three threads, of which the first has run a command."""
+    """Create three threads; the first has run a command."""
     model.respond(Text("Let me see."), Command("echo seen; exit 3"))
     model.say("It is\nhere.")
     for _ in range(2):
@@ -71,7 +71,7 @@ async def test_threads_are_archived_and_restored_and_a_missing_one_does_not_stop
     assert (await run_cli("threads", "list", "--archived", home=home)).out == "no archived threads\n"
 
 
-async def test_deleting_asks_for_confirmation_and_needs_a_terminal_for_it(home, stored):
+async def test_deleting_asks_for_confirmation_on_a_terminal(home, stored):
     ended = await run_cli("threads", "delete", stored[0], home=home)
     assert ended.status == 2
     assert "--yes" in ended.complaint

@@ -222,7 +222,7 @@ async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscri
     assert turns[0].result.status is TurnStatus.interrupted
 
 
-async def test_a_thread_continues_for_one_handle_when_another_is_left():
+async def test_leaving_one_handle_does_not_affect_another_handle_of_the_thread():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/unsubscribe")
         thread = await codex.thread_start()

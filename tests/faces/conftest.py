@@ -1,4 +1,4 @@
-"""Ctrl-C at random moments, for the tests of both faces."""
+"""Fixtures that press Ctrl-C at random moments, for both faces."""
 
 import os
 import random
@@ -31,7 +31,7 @@ def attack():
     thread.start()
 
     def attacked(function):
-        """Call a function under attack; return how many interrupts it or we have seen."""
+        """Call a function under attack, and return how many interrupts were raised in it or here."""
         fired.clear()
         seen = 0
         try:

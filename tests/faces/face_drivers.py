@@ -1,7 +1,7 @@
-"""How one test runs through each face: an offline client of it, and who drives the coroutine of the test.
+"""Drivers that run one test through each face, with an offline client of that face.
 
-A test is written as for Trio. With the asyncio face, asyncio drives it. With the blocking face, calls have returned when
-their results are awaited, so nothing suspends, and one step drives it to its end.
+A test is a coroutine written for Trio. With the asyncio face, asyncio runs it. With the blocking face, each call has
+returned before its result is awaited, so the coroutine never suspends and one step runs it to its end.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ async def _offline(*args, **options):
 
 
 class Returned:
-    """What a call of the blocking face has returned, to be awaited, entered or iterated over."""
+    """The result of a call to the blocking face, which can be awaited, entered or iterated over."""
 
     def __init__(self, value):
         self.value = value
@@ -70,7 +70,7 @@ WAITED = (Proxy, blocking._face.BlockingScope)
 
 
 def adapted(value):
-    """Return a proxy of the blocking face as something to await; any other value as it is."""
+    """Wrap a proxy of the blocking face so that it can be awaited; return other values unchanged."""
     if isinstance(value, WAITED):
         return Returned(value)
     if isinstance(value, tuple) and any(isinstance(each, WAITED) for each in value):
@@ -79,7 +79,7 @@ def adapted(value):
 
 
 class BlockingFace:
-    """The blocking face, for a test that is written as for Trio."""
+    """The blocking face, for a test written for Trio."""
 
     name = "blocking"
     module = blocking
@@ -96,7 +96,7 @@ class BlockingFace:
             coroutine.send(None)
         except StopIteration:
             return
-        raise AssertionError("the test waits for something that is not of the face")
+        raise AssertionError("the test waits for something outside the face")
 
 
 class AsyncioFace:

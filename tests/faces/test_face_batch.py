@@ -1,4 +1,4 @@
-"""Batches through the faces: a solver is a function of the caller, and what it gets is of the face."""
+"""Batches through the faces: solvers are functions of the caller, and receive objects of the face."""
 
 import asyncio
 import threading
@@ -41,7 +41,7 @@ def wanted(value):
     return [(name, "ok", value) for name in TASKS]
 
 
-def test_a_plain_solver_runs_in_a_thread_of_its_own_and_uses_its_context_without_await(tmp_path):
+def test_a_plain_solver_runs_in_its_own_thread_and_uses_its_context_without_await(tmp_path):
     names = []
 
     def solve(ctx):
@@ -62,7 +62,7 @@ def test_a_plain_solver_runs_in_a_thread_of_its_own_and_uses_its_context_without
     assert set(names) == {"trio-codex callback"}
 
 
-def test_a_coroutine_solves_in_the_loop_of_the_batch(tmp_path):
+def test_an_async_solver_runs_in_the_event_loop_of_the_batch(tmp_path):
     loops = set()
 
     async def solve(ctx):
@@ -79,7 +79,7 @@ def test_a_coroutine_solves_in_the_loop_of_the_batch(tmp_path):
         AIO.run(lambda: test(config))
 
 
-def test_a_prompt_is_solved_without_a_solver(tmp_path):
+def test_the_default_solver_runs_the_prompt(tmp_path):
     with (
         offline_config() as config,
         BLOCKING.module.batch.open_batch(tasks(BLOCKING), out=tmp_path, config=config) as batch,
@@ -88,7 +88,7 @@ def test_a_prompt_is_solved_without_a_solver(tmp_path):
     assert len(BLOCKING.module.batch.read_outcomes(tmp_path)) == 3
 
 
-def test_a_batch_that_is_left_withdraws_its_solvers_and_resumes_the_next_time(tmp_path):
+def test_leaving_a_batch_cancels_its_solvers_and_the_next_run_resumes(tmp_path):
     started = threading.Event()
 
     def wait(ctx):

@@ -52,7 +52,7 @@ def solve_in_thread(ctx):
     return ctx.thread.run(ctx.task.prompt).final_response
 
 
-def test_a_solver_of_a_blocking_batch_is_a_plain_function():
+def test_a_solver_in_a_blocking_batch_is_a_plain_function():
     workspace = Noted()
     with offline() as home:
         options = {"out": home.tmp / "run", "config": home.config(), "workspace": workspace, "turns": 2}
@@ -60,12 +60,12 @@ def test_a_solver_of_a_blocking_batch_is_a_plain_function():
             outcomes = list(batch)
             assert batch.status().done == len(TASKS)
         check(outcomes, workspace)
-        # What has an outcome is not run again, and its workspace is not made again.
+        # A task with an outcome is not run again, and its workspace is not created again.
         with blocking.batch.open_batch(TASKS, solve_in_thread, **options) as batch:
             assert all(outcome.resumed for outcome in batch)
 
 
-def test_a_solver_of_a_batch_under_asyncio_is_a_coroutine_of_its_loop():
+def test_a_solver_in_an_asyncio_batch_is_a_coroutine_in_the_callers_event_loop():
     workspace = Noted()
 
     async def main(home):
@@ -88,7 +88,7 @@ def test_a_solver_of_a_batch_under_asyncio_is_a_coroutine_of_its_loop():
         check(asyncio.run(main(home)), workspace)
 
 
-def test_the_default_solver_needs_no_function_of_the_program():
+def test_the_default_solver_needs_no_user_function():
     with (
         offline() as home,
         blocking.batch.open_batch(TASKS, out=home.tmp / "run", config=home.config()) as batch,
@@ -96,7 +96,7 @@ def test_the_default_solver_needs_no_function_of_the_program():
         assert [outcome.value for outcome in batch] == ["hello"] * len(TASKS)
 
 
-def test_leaving_a_batch_early_ends_what_its_solvers_do():
+def test_leaving_a_batch_early_ends_the_work_of_its_solvers():
     async def main(home):
         reached, ended = asyncio.Event(), []
 

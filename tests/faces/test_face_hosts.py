@@ -1,4 +1,4 @@
-"""What waits for a host: how operations start, end, and wake those who wait for them."""
+"""Operations on a host: how they start, end, and wake their waiters."""
 
 import asyncio
 import contextvars
@@ -59,7 +59,7 @@ async def whose():
 # -- starting ------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_while_the_first_client_starts_leaves_no_thread(attack):
+def test_ctrl_c_while_the_first_client_starts_leaves_no_thread_behind(attack):
     opened = closed = seen = 0
 
     @asynccontextmanager
@@ -84,7 +84,7 @@ def test_ctrl_c_while_the_first_client_starts_leaves_no_thread(attack):
     assert seen > 40
 
 
-def test_a_call_has_the_context_of_its_caller_although_its_task_is_used_again():
+def test_a_call_has_the_context_of_its_caller_although_its_task_is_reused():
     with (scope := open_bare(BLOCKING)):
         names = []
         for each in ("Ada", "Bob", "Cid"):
@@ -96,7 +96,7 @@ def test_a_call_has_the_context_of_its_caller_although_its_task_is_used_again():
         assert not hasattr(worker, "_call")
 
 
-def test_concurrent_calls_run_side_by_side_and_few_tasks_are_kept():
+def test_calls_run_concurrently_and_few_tasks_are_kept():
     async def test():
         async with (scope := open_bare(AIO)):
 
@@ -124,7 +124,7 @@ def test_a_call_after_a_cancelled_one_is_not_cancelled():
     AIO.run(test)
 
 
-async def test_a_closed_mailbox_has_called_what_it_accepted_and_accepts_no_more():
+async def test_closing_a_mailbox_runs_accepted_calls_and_refuses_new_ones():
     found = []
     mailbox = Mailbox()
     assert all(mailbox.put(partial(found.append, number)) for number in range(3))
@@ -140,7 +140,7 @@ async def test_a_closed_mailbox_has_called_what_it_accepted_and_accepts_no_more(
     assert found == [0, 1, 2, 3]
 
 
-def test_a_system_without_eventfd_uses_the_queue_of_trio(monkeypatch):
+def test_a_system_without_eventfd_uses_trios_own_queue(monkeypatch):
     monkeypatch.delattr(os, "eventfd", raising=False)
     with (scope := open_bare(BLOCKING)):
         assert [call(scope.host, whose) for _ in range(3)] == ["nobody"] * 3
@@ -151,7 +151,7 @@ def test_a_system_without_eventfd_uses_the_queue_of_trio(monkeypatch):
 
 
 class FailingScope:
-    """A scope that fails from within."""
+    """A scope that fails from a background task."""
 
     def __init__(self):
         self.go = trio.Event()
@@ -177,7 +177,7 @@ class FailingScope:
         host.post(self.go.set)
 
 
-def test_every_thread_that_waits_learns_why_the_client_ended():
+def test_every_waiting_thread_learns_why_the_client_ended():
     failing, found = FailingScope(), []
     scope = open_bare(BLOCKING, failing.open)
 
@@ -201,7 +201,7 @@ def test_every_thread_that_waits_learns_why_the_client_ended():
     assert found == ["from within"] * 5
 
 
-def test_every_task_that_waits_learns_why_the_client_ended():
+def test_every_waiting_task_learns_why_the_client_ended():
     failing, found = FailingScope(), []
 
     async def test():
@@ -261,7 +261,7 @@ def test_a_bug_that_ends_trio_wakes_all_waiters(face):
     assert not HOSTS
 
 
-def test_a_loop_that_was_closed_does_not_fail_the_scopes_that_end_later():
+def test_a_closed_event_loop_does_not_fail_scopes_that_end_later():
     failing, kept = FailingScope(), []
 
     async def start():
@@ -281,7 +281,7 @@ def test_a_loop_that_was_closed_does_not_fail_the_scopes_that_end_later():
     scope.host.close_at_exit()
 
 
-def test_a_thread_that_waits_for_a_first_request_is_woken_when_the_last_client_has_closed():
+def test_a_thread_waiting_for_its_first_request_is_woken_when_the_last_client_closes():
     found = []
     inbox = BLOCKING.module.policies.Inbox()
 
@@ -306,7 +306,7 @@ def test_a_thread_that_waits_for_a_first_request_is_woken_when_the_last_client_h
 
 
 class Item:
-    """A handle, as far as a face can see."""
+    """A minimal handle with a method for a face to call."""
 
     __module__ = "trio_codex.testing.items"
 
@@ -315,7 +315,7 @@ class Item:
 
 
 class Items:
-    """A handle to iterate over, whose elements are handles."""
+    """An iterable handle whose elements are handles."""
 
     __module__ = "trio_codex.testing.items"
 
@@ -328,7 +328,7 @@ class Items:
         return Item()
 
 
-def test_a_handle_that_an_interrupted_iteration_took_is_given_next_in_the_form_of_the_face():
+def test_a_handle_fetched_by_an_interrupted_iteration_is_returned_next_as_a_proxy():
     @asynccontextmanager
     async def items():
         await trio.lowlevel.checkpoint()
@@ -345,10 +345,10 @@ def test_a_handle_that_an_interrupted_iteration_took_is_given_next_in_the_form_o
         assert item.use() is None
 
 
-# -- where it may not be used --------------------------------------------------------------------------------------
+# -- invalid use --------------------------------------------------------------------------------------
 
 
-def test_the_thread_of_the_client_cannot_close_it():
+def test_the_trio_thread_cannot_close_a_client():
     async def close(scope):
         await trio.lowlevel.checkpoint()
         return scope.close()
@@ -361,7 +361,7 @@ def test_the_thread_of_the_client_cannot_close_it():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_process_that_leaves_the_block_is_told_so_and_does_not_wait():
+def test_leaving_the_block_in_a_forked_process_raises_without_waiting():
     read, write = os.pipe()
     child = None
     try:
@@ -418,8 +418,8 @@ uvloop.run(main())
 
 
 @pytest.mark.real
-def test_uvloop_cancels_and_waits_as_asyncio_does():
-    """In a process of its own, because libuv keeps a pipe open."""
+def test_uvloop_cancels_and_waits_like_asyncio():
+    """Run it in a separate process, because libuv keeps a pipe open."""
     pytest.importorskip("uvloop")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", UVLOOP], capture_output=True, text=True, timeout=60, check=False
@@ -431,7 +431,7 @@ def test_uvloop_cancels_and_waits_as_asyncio_does():
 # -- deadlines of threads ------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_the_call_that_waits_before_the_program_continues():
+def test_a_deadline_ends_the_waiting_call_before_the_program_continues():
     ended = []
 
     async def slow():
@@ -454,7 +454,7 @@ def test_a_deadline_ends_the_call_that_waits_before_the_program_continues():
         assert not deadline.cancelled_caught
 
 
-def test_a_deadline_around_a_scope_ends_it_and_the_outermost_one_that_expired_counts():
+def test_a_deadline_ends_a_scope_and_the_outermost_expired_deadline_counts():
     exited = []
 
     @asynccontextmanager
@@ -479,7 +479,7 @@ def test_a_deadline_around_a_scope_ends_it_and_the_outermost_one_that_expired_co
         assert (first.cancelled_caught, second.cancelled_caught) == (False, True)
 
 
-def test_a_deadline_bounds_the_calls_of_its_own_thread_and_no_others():
+def test_a_deadline_applies_only_to_calls_from_its_own_thread():
     answers = []
     with (scope := open_bare(BLOCKING)):
         other = threading.Thread(target=lambda: answers.append(call(scope.host, whose_later)))
@@ -496,7 +496,7 @@ async def whose_later():
 
 
 @pytest.mark.real
-def test_a_turn_that_takes_too_long_is_interrupted_and_its_result_kept():
+def test_a_turn_that_times_out_is_interrupted_and_its_result_kept():
     with BLOCKING.open() as (codex, model, _):
         model.hang("working")
         with codex.thread_start().turn("go on") as turn, BLOCKING.module.move_on_after(0.5):
@@ -525,7 +525,7 @@ def ends_with(error):
     [(BLOCKING, False), (AIO, False), (AIO, True)],
     ids=["blocking", "aio-plain", "aio-coroutine"],
 )
-def test_a_callback_that_fails_in_any_way_fails_its_turn_and_no_more(face, is_async, error):
+def test_a_failing_callback_fails_only_its_turn(face, is_async, error):
     fail = ends_with(error)[is_async]
 
     async def test():

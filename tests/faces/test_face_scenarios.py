@@ -1,4 +1,4 @@
-"""The scenarios of the integration tests, through each face: those that use nothing of Trio themselves."""
+"""The integration tests that do not use Trio themselves, run through each face."""
 
 import importlib
 import inspect
@@ -20,13 +20,13 @@ MODULES = {
 }
 
 NEEDS_TRIO = ("trio.", "model.default", ".open()", "until(", ".closed.wait(")
-"""What a test does in Trio beside the client: mostly with the scripted model."""
+"""Names that show that a test uses Trio itself, mostly with the scripted model."""
 
 pytestmark = pytest.mark.real
 
 
 def scenarios():
-    """List the tests that take nothing and need no Trio, with their modules."""
+    """List the tests without arguments that need no Trio, with their modules."""
     sys.path.insert(0, str(INTEGRATION))
     try:
         modules = {importlib.import_module(name): marks for name, marks in MODULES.items()}
@@ -49,10 +49,10 @@ def is_neutral(test):
 
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
 @pytest.mark.parametrize(("module", "test"), scenarios())
-def test_the_scenario_holds_through_the_face(module, test, face, monkeypatch):
+def test_the_scenario_passes_through_the_face(module, test, face, monkeypatch):
     monkeypatch.setattr(module, "offline", face.offline)
     face.run(test)
 
 
-def test_most_scenarios_are_among_them():
+def test_most_scenarios_are_included():
     assert len(scenarios()) > 30

@@ -1,4 +1,4 @@
-"""Leaving a scope of a face, however it is left, waits until it has ended in Trio; and what else ends with it."""
+"""Leaving a scope of a face always waits until its cleanup in Trio is done, and ends everything inside it."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ every_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
 
 
 class Log:
-    """A scope that takes a while to end, and remembers whether it has."""
+    """A scope that takes a while to end, and records when it has ended."""
 
     def __init__(self):
         self.entered = self.exited = 0
@@ -48,11 +48,11 @@ async def sleep(face, host, seconds):
     return value if value is None else await value
 
 
-# -- a body that fails ---------------------------------------------------------------------------------------------
+# -- failing bodies ---------------------------------------------------------------------------------------------
 
 
 @every_face
-def test_an_exception_of_the_body_leaves_as_itself_after_the_scope_has_ended(face):
+def test_an_exception_in_the_body_propagates_unchanged_after_the_scope_has_ended(face):
     log = Log()
     error = ValueError("of the body")
 
@@ -73,7 +73,7 @@ def test_an_exception_of_the_body_leaves_as_itself_after_the_scope_has_ended(fac
 
 
 @every_face
-def test_a_failure_to_enter_leaves_as_itself_and_ends_the_thread(face):
+def test_a_failure_to_enter_propagates_unchanged_and_ends_the_thread(face):
     @asynccontextmanager
     async def failing():
         await trio.lowlevel.checkpoint()
@@ -90,7 +90,7 @@ def test_a_failure_to_enter_leaves_as_itself_and_ends_the_thread(face):
 
 @every_face
 @pytest.mark.real
-def test_a_policy_that_fails_cancels_what_the_body_waits_for(face):
+def test_a_failing_policy_cancels_the_call_in_the_body(face):
     def fail(_):
         raise ValueError("of the policy")
 
@@ -111,7 +111,7 @@ def test_a_policy_that_fails_cancels_what_the_body_waits_for(face):
 
 
 @pytest.mark.real
-def test_a_policy_that_fails_cancels_the_task_of_the_body_wherever_it_waits():
+def test_a_failing_policy_cancels_the_task_of_the_body_wherever_it_waits():
     async def fail(_):
         raise ValueError("of the policy")
 
@@ -131,7 +131,7 @@ def test_a_policy_that_fails_cancels_the_task_of_the_body_wherever_it_waits():
 # -- cancellation and interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then():
+def test_a_cancelled_task_continues_only_after_its_scope_has_ended():
     log = Log()
 
     async def body(host):
@@ -155,7 +155,7 @@ def test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then():
     AIO.run(test)
 
 
-def test_a_timeout_of_asyncio_ends_what_runs_in_trio():
+def test_an_asyncio_timeout_ends_the_operation_in_trio():
     log = Log()
 
     async def test():
@@ -170,7 +170,7 @@ def test_a_timeout_of_asyncio_ends_what_runs_in_trio():
     AIO.run(test)
 
 
-def test_a_loop_that_is_shut_down_leaves_the_scopes_of_its_tasks():
+def test_shutting_down_an_event_loop_exits_the_scopes_of_its_tasks():
     log = Log()
 
     async def body():
@@ -188,7 +188,7 @@ def test_a_loop_that_is_shut_down_leaves_the_scopes_of_its_tasks():
 
 
 def interrupt_scopes(attack, times):
-    """Interrupt a scope inside another one; the caller must never go on before what it has entered has ended."""
+    """Interrupt nested scopes. The caller must not continue before the scopes it has entered have ended."""
     outer, inner = Log(), Log()
     seen = 0
 
@@ -203,7 +203,7 @@ def interrupt_scopes(attack, times):
     with (kept := open_bare(BLOCKING, outer.scope)):
         for number in range(times):
             seen += attack(use_new if number % 5 == 0 else lambda: use(kept))
-            assert inner.entered == inner.exited, f"ahead of the scope after {number} interrupts"
+            assert inner.entered == inner.exited, f"continued before the scope ended, after {number} interrupts"
             assert outer.entered == outer.exited + 1
     assert seen > times / 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -214,12 +214,12 @@ def test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended(atta
 
 
 @pytest.mark.long
-def test_after_five_thousand_interrupts_the_caller_was_never_ahead(attack):
+def test_the_caller_waits_for_the_scope_in_each_of_five_thousand_interrupts(attack):
     interrupt_scopes(attack, 5000)
 
 
 @pytest.mark.real
-def test_ctrl_c_while_a_turn_is_waited_for_interrupts_it_on_the_server():
+def test_ctrl_c_while_waiting_for_a_turn_interrupts_it_on_the_server():
     with BLOCKING.open() as (codex, model, _):
         model.hang("working")
         timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
@@ -232,8 +232,8 @@ def test_ctrl_c_while_a_turn_is_waited_for_interrupts_it_on_the_server():
         assert codex.thread_start().run("next").final_response == "usable"
 
 
-def test_a_handle_that_an_interrupted_call_returned_is_closed():
-    """Its caller never gets it, so nobody else would."""
+def test_a_handle_returned_by_an_interrupted_call_is_closed():
+    """The caller never receives the handle, so nobody else would close it."""
 
     class Handle:
         closed = 0
@@ -270,7 +270,7 @@ def hosts():
 
 
 @pytest.mark.real
-def test_a_coroutine_of_the_loop_decides_also_below_combinators_and_has_the_context_of_its_caller():
+def test_an_async_policy_runs_in_the_event_loop_with_the_callers_context_also_inside_combinators():
     import contextvars
 
     name = contextvars.ContextVar("name", default="nobody")
@@ -295,7 +295,7 @@ def test_a_coroutine_of_the_loop_decides_also_below_combinators_and_has_the_cont
 
 
 @pytest.mark.real
-def test_the_task_of_a_withdrawn_callback_has_ended_when_its_turn_has():
+def test_the_task_of_a_withdrawn_callback_ends_before_its_turn():
     asked, ended = [], []
 
     async def park(_):
@@ -319,7 +319,7 @@ def test_the_task_of_a_withdrawn_callback_has_ended_when_its_turn_has():
 
 @every_face
 @pytest.mark.real
-def test_a_plain_function_is_a_tool_and_may_use_the_client(face):
+def test_a_plain_function_can_be_a_tool_and_use_the_client(face):
     def look(name: str) -> str:
         """Look at a thread."""
         return f"{name}: {len(names)}"
@@ -344,7 +344,7 @@ def test_a_plain_function_is_a_tool_and_may_use_the_client(face):
 
 @every_face
 @pytest.mark.real
-def test_closing_a_client_in_its_own_callback_is_an_error_and_no_deadlock(face):
+def test_closing_a_client_in_its_own_callback_raises_instead_of_deadlocking(face):
     from trio_codex.testing import MockModel, offline_home
 
     @asynccontextmanager
@@ -377,7 +377,7 @@ def test_closing_a_client_in_its_own_callback_is_an_error_and_no_deadlock(face):
 
 
 @pytest.mark.real
-def test_a_client_can_be_kept_without_a_block_and_is_used_by_several_threads():
+def test_a_client_can_be_used_without_a_block_and_by_several_threads():
     scope = BLOCKING.open()
     codex, model, _ = scope.start()
     for _ in range(4):
@@ -419,7 +419,7 @@ def test_a_client_of_another_loop_is_refused():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_process_is_told_to_open_a_client_of_its_own():
+def test_using_a_client_after_a_fork_raises():
     read, write = os.pipe()
     with open_bare(BLOCKING, Log().scope):
         host = next(iter(hosts()))
@@ -486,7 +486,7 @@ while asked.waiting_on != "approval":
 
 
 @pytest.mark.real
-def test_an_interpreter_that_exits_while_turns_and_callbacks_are_open_ends_the_server():
+def test_exiting_the_interpreter_with_open_turns_and_callbacks_ends_the_server():
     done = subprocess.run(
         [sys.executable, "-c", IN_USE_AT_EXIT], capture_output=True, text=True, timeout=60, check=False
     )
@@ -496,7 +496,7 @@ def test_an_interpreter_that_exits_while_turns_and_callbacks_are_open_ends_the_s
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_events_taken_together_are_put_back_for_others_that_read_the_same_buffer():
+def test_unread_events_of_a_batch_are_returned_for_other_readers_of_the_buffer():
     with BLOCKING.open() as (codex, model, _):
         model.say("a", "b", "c")
         with codex.thread_start().turn("go") as turn:
@@ -507,7 +507,7 @@ def test_events_taken_together_are_put_back_for_others_that_read_the_same_buffer
             assert list(turn) == []
 
 
-def test_a_scope_is_entered_once():
+def test_a_scope_can_be_entered_only_once():
     scope = open_bare(BLOCKING, Log().scope)
     with scope, pytest.raises(RuntimeError, match="entered before"):
         scope.start()

@@ -1,4 +1,4 @@
-"""Both faces have every name and every member of the API, and the stubs have the same ones."""
+"""Both faces have every name and member of the API, and so do their stubs."""
 
 import ast
 import functools
@@ -23,7 +23,7 @@ HANDLES = sorted(
 )
 
 OWN = {"blocking": {"Deadline", "fail_after", "move_on_after"}, "aio": set()}
-"""What only one face has: asyncio has its own."""
+"""Names that only one face has, because asyncio has its own equivalents."""
 
 every_face = pytest.mark.parametrize("face", FACES)
 
@@ -43,7 +43,7 @@ INTERNAL = {
     "Subscription": {"put", "put_last", "end", "release", "wake", "take_buffered", "put_back"},
     "Pager": {"take_buffered"},
 }
-"""Members without an underscore that the reference does not list, and the stubs neither."""
+"""Members without an underscore that neither the reference nor the stubs list."""
 
 
 def public(names):
@@ -52,7 +52,7 @@ def public(names):
 
 @functools.cache
 def stub(face, name="__init__"):
-    """Return what a stub defines and re-exports, by name."""
+    """Return the definitions and re-exports in a stub by name."""
     found = {}
     for node in ast.parse((ROOT / face / f"{name}.pyi").read_text()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -63,7 +63,7 @@ def stub(face, name="__init__"):
 
 
 @every_face
-def test_a_face_has_every_name_of_the_package_but_the_one_that_needs_a_nursery(face):
+def test_a_face_has_every_name_of_the_package_except_the_one_that_needs_a_nursery(face):
     names = public(dir(trio_codex)) - {"connect_codex"}
     assert public(dir(FACES[face])) == names | {"Scope", "batch", "from_trio"} | OWN[face]
     assert all(getattr(FACES[face], name) is not None for name in names)
@@ -82,7 +82,7 @@ def test_the_submodules_of_a_face_have_every_name_too(face, name, module):
 
 
 @every_face
-def test_values_are_the_same_and_handles_are_classes_of_the_face(face):
+def test_values_are_shared_and_handles_are_classes_of_the_face(face):
     module = FACES[face]
     for name in ("CodexConfig", "Event", "TurnResult", "TurnStatus", "errors", "wire", "is_retryable_error"):
         assert getattr(module, name) is getattr(trio_codex, name)
@@ -104,7 +104,7 @@ def test_values_are_the_same_and_handles_are_classes_of_the_face(face):
 
 
 @every_face
-def test_the_stub_of_the_package_has_what_the_package_has(face):
+def test_the_stub_of_a_face_matches_its_package(face):
     listed = set(stub(face))
     names = public(dir(FACES[face])) - {"TYPE_CHECKING", "Any"}
     wanted = {name for name in names if not inspect.ismodule(getattr(trio_codex, name, None))}
@@ -146,7 +146,7 @@ def docs_of(face, name):
 
 @every_face
 @pytest.mark.parametrize("name", ["__init__", "policies", "tools", "batch"])
-def test_the_texts_of_a_stub_are_those_of_its_face(face, name):
+def test_the_docstrings_of_a_stub_match_its_face(face, name):
     docs = docs_of(face, name)
     assert docs
     for text in docs:

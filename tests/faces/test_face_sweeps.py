@@ -1,4 +1,4 @@
-"""Six programs, interrupted at each of their calls in turn: nothing is left running on the server, and no scope here."""
+"""Interrupt six programs at each of their calls in turn: nothing keeps running, and no scope stays open."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 
 class Injected(Exception):
-    """What the sweep raises in place of a call."""
+    """The exception that the sweep raises in place of a call."""
 
 
 async def stream_a_turn(codex, model):
@@ -75,7 +75,7 @@ PROGRAMS = (
 
 @pytest.fixture
 def strike(monkeypatch):
-    """Interrupt the waiting, or fail the call, whose number is set."""
+    """Interrupt the wait, or fail the call, that has the chosen number."""
     state = {"left": None, "kind": None}
 
     def due():
@@ -122,7 +122,7 @@ async def sweep(face, program, kind, strike):
             with suppress(KeyboardInterrupt, asyncio.CancelledError, Injected):
                 await program(codex, model)
                 if face is AIO:
-                    # A cancellation that came when all was done already is delivered here.
+                    # Deliver a cancellation that arrived after everything was done.
                     await asyncio.sleep(0)
             rest, strike["left"] = strike["left"], None
             if rest > 0:
@@ -130,15 +130,15 @@ async def sweep(face, program, kind, strike):
             if face is AIO:
                 asyncio.current_task().uncancel()
             await check_idle(codex)
-            # What the model was about to say to a program that never asked.
+            # Discard responses for requests that the program never made.
             getattr(model, "value", model).face_target._responses.clear()
         else:
-            raise AssertionError("the program has no end")
+            raise AssertionError("the program never ends")
         assert number >= 3
 
 
 @pytest.mark.parametrize("kind", ["interrupt", "error"])
 @pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_a_program_that_is_stopped_at_any_of_its_calls_leaves_nothing_running(program, face, kind, strike):
+def test_a_program_stopped_at_any_call_leaves_nothing_running(program, face, kind, strike):
     face.run(lambda: sweep(face, program, kind, strike))

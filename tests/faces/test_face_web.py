@@ -1,4 +1,4 @@
-"""A handler of an asyncio web framework whose visitor disconnects: the turn that it streams is interrupted."""
+"""An asyncio web handler streams a turn, which is interrupted when the client disconnects."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ _, AIO = FACES
 
 
 async def visit(port):
-    """Request the page, read its first event, and disconnect."""
+    """Request the stream, read its first event, and disconnect."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await writer.drain()
@@ -20,7 +20,7 @@ async def visit(port):
     await writer.wait_closed()
 
 
-def test_the_turn_of_a_visitor_that_disconnects_is_interrupted():
+def test_the_turn_of_a_client_that_disconnects_is_interrupted():
     quart = pytest.importorskip("quart")
     from hypercorn.asyncio import serve
     from hypercorn.config import Config

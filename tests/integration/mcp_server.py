@@ -1,8 +1,8 @@
 """An MCP server over stdio that asks its user, and records everything it does: ``python mcp_server.py MARKS``.
 
 Its tools: ``form`` asks its user to fill in a form, and ``link`` to visit a page. ``write`` only records its call; it is
-not marked as read-only, so the agent needs approval. The records are lines of JSON: ``["called", tool]``, and
-``["answered", result]`` for an answer of the user.
+not marked as read-only, so the agent needs approval. The records are lines of JSON: ``["called", tool]`` for a call,
+and ``["answered", result]`` for the user's answer.
 """
 
 import json

@@ -1,7 +1,7 @@
 """An MCP server over HTTP that requires a login, its authorization server, and a browser whose user consents.
 
-The least of RFC 8414, 7591, 6749 and 9728 that a client needs: metadata, registration, a code for a redirect, a token for
-the code; and MCP without sessions and streams.
+Implements only what a client needs of RFC 8414, 7591, 6749 and 9728: metadata, registration, a redirect with a code,
+and a token for the code. MCP works without sessions and streams.
 """
 
 import json

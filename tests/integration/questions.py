@@ -1,4 +1,4 @@
-"""Every request that the real server can be made to send: how, and the effect of each decision."""
+"""Every request that the real server can be made to send, how to provoke it, and the effect of each decision."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from trio_codex.testing import (
 
 MCP_SERVER = Path(__file__).with_name("mcp_server.py")
 CALL = "the-call"
-"""Id of the model's call that leads to the request."""
+"""Id of the model's call that provokes the request."""
 
 LOOKUP = wire.FunctionDynamicToolSpec(name="lookup", description="looks up", input_schema={"type": "object"})
 FEATURES = {"default_mode_request_user_input": True, "request_permissions_tool": True}
@@ -32,7 +32,7 @@ FEATURES = {"default_mode_request_user_input": True, "request_permissions_tool":
 
 @attrs.define(eq=False)
 class World:
-    """A client of the real server, and everything outside it that a decision may change.
+    """A client of the real server, and everything that a decision may change outside it.
 
     Attributes:
         sent: What the client wrote, line by line.
@@ -46,7 +46,7 @@ class World:
 
     @property
     def made(self):
-        """The file that commands and patches create."""
+        """The file that commands and patches would create."""
         return self.directory / "workspace" / "made.txt"
 
     @property
@@ -62,7 +62,7 @@ class World:
 
     @property
     def replies(self):
-        """What the client answered to requests of the server."""
+        """The client's responses to server requests."""
         return [line.get("result", line.get("error")) for line in self.sent if "method" not in line]
 
     @property
@@ -80,7 +80,7 @@ class World:
         ]
 
     def lead_to(self, scenario):
-        """Have the model provoke the request, and end the turn once it receives the result."""
+        """Make the model provoke the request, and end the turn once it has the result."""
         self.model.respond(scenario.step(self))
         self.model.say("done")
 
@@ -93,14 +93,14 @@ class Scenario:
         name: Its name in the ids of tests.
         callback: The policy's callback.
         step: What the model does.
-        accept: The decision that lets it happen.
-        accepted: What goes over the wire then.
-        denied: What goes over the wire if it is declined, or if the callback fails.
-        cancelled: What goes over the wire if it is cancelled; by default the same as if declined.
-        happened: Whether it happened.
-        told_accepted: A part of the report to the model if it happened.
+        accept: The decision that allows the action.
+        accepted: The response on the wire after that decision.
+        denied: The response on the wire if the request is declined or the callback fails.
+        cancelled: The response on the wire if it is cancelled; by default the same as if declined.
+        happened: Returns whether the action took place.
+        told_accepted: A part of the report to the model if it took place.
         told_denied: A part of the report to the model if it did not.
-        lasts: Whether it is not asked again once it was accepted for the session.
+        lasts: Whether accepting it for the session answers later requests, too.
         fails_turn: Whether a failing callback fails the turn.
         mcp: Whether the MCP server is needed.
     """
@@ -250,9 +250,9 @@ def wanted(world):
 
 @asynccontextmanager
 async def running(scenario, directory, sent):
-    """Bring up the real server for a scenario.
+    """Start the real server for a scenario.
 
-    The world can be looked at after the scope, too: the server and all that it started have ended then.
+    The world can still be inspected after the scope, when the server and everything it started have ended.
     """
     directory = directory.resolve()
     (directory / "granted").mkdir()

@@ -1,4 +1,4 @@
-"""Shared by the tests of this folder: the real server with its model replaced, for a bounded time."""
+"""Helpers of the tests in this folder: the real server with its model replaced, and a timeout."""
 
 from contextlib import asynccontextmanager
 
@@ -9,7 +9,7 @@ from trio_codex.testing import MockModel, offline_codex, offline_home
 
 
 def is_since(version):
-    """Whether the binary is this version or a newer one, where the server has changed what it does."""
+    """Return whether the binary is at least this version, for behavior that the server has changed."""
     return check_version(find_binary().version, (version, version)) != "older"
 
 
@@ -22,7 +22,7 @@ async def offline(*args, **options):
 
 @asynccontextmanager
 async def offline_parts(**home_options):
-    """A model, a home, and how to start a server on them: for scenarios with several servers."""
+    """Yield a model, a home and a function that starts a server on them, for scenarios with several servers."""
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model, **home_options) as home:

@@ -1,6 +1,6 @@
-"""Another process: rejoins the turn of each thread whose id it reads, and prints how it ended.
+"""A program that rejoins the turn of each thread whose id it reads, and prints how the turn ended.
 
-Run as ``python rejoining.py URL``. An id starts a client of its own, as after a restart.
+Run as ``python rejoining.py URL``. Each id is served by a new client, as after a restart.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The real server, started by somebody else: attaching to it, sharing it, and leaving it as it was."""
+"""Attach to a real server that somebody else started, share it, and leave it as it was."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_two_clients_share_a_server_and_what_one_leaves_is_all_that_ends(kind):
+async def test_when_one_of_two_clients_leaves_only_its_own_turns_end(kind):
     async with two_clients(kind) as (one, other, model):
         assert (one.owned, one.pid) == (False, None)
         model.hang()
@@ -36,7 +36,7 @@ async def test_two_clients_share_a_server_and_what_one_leaves_is_all_that_ends(k
 
 
 @pytest.mark.parametrize("size", [1, 70_000, 17_000_000])
-async def test_messages_of_any_size_go_through_both_ways(size, tmp_path):
+async def test_messages_of_any_size_cross_in_both_directions(size, tmp_path):
     async with two_clients("unix") as (codex, _, _model):
         path = str(tmp_path / "file")
         data = base64.b64encode(b"x" * size).decode()
@@ -54,22 +54,20 @@ async def test_messages_of_any_size_go_through_both_ways(size, tmp_path):
         ("signed", BearerToken("no.jwt.atall"), 401),
     ],
 )
-async def test_a_wrong_token_is_refused_with_the_words_of_the_server(kind, auth, status):
+async def test_a_wrong_token_is_refused_with_the_message_of_the_server(kind, auth, status):
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model) as home:
                 async with shared_server(home, kind) as (url, _, _):
                     with pytest.raises(errors.AttachError, match=r"bearer token|jwt") as caught:
                         async with attach_codex(url, auth=auth):
-                            pytest.fail("it let us in")
+                            pytest.fail("the server accepted the token")
                     assert caught.value.status == status
                     assert "auth=" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", ["token", "signed"])
-async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(
-    kind, caplog, tmp_path, monkeypatch
-):
+async def test_a_token_never_appears_in_errors_reprs_logs_or_recordings(kind, caplog, tmp_path, monkeypatch):
     caplog.set_level(logging.DEBUG)
     shown, tokens = [], [TOKEN, SECRET]
     sign = SignedBearer.mint
@@ -102,7 +100,7 @@ async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(
     assert [token for token in tokens if token in everything] == []
 
 
-async def test_a_server_that_dies_is_a_lost_connection_and_a_lost_turn():
+async def test_the_death_of_the_server_loses_the_connection_and_the_turn():
     with trio.fail_after(20):
         async with MockModel() as model:
             model.hang()
@@ -117,18 +115,18 @@ async def test_a_server_that_dies_is_a_lost_connection_and_a_lost_turn():
 
 
 async def break_off(codex):
-    """Lose the connection, as when a tunnel breaks."""
+    """Break the connection, as a failing tunnel does."""
     await trio.aclose_forcefully(codex._session.connection._channel._stream)
 
 
 async def open_turns(codex, thread_ids):
-    """The turns that run on these threads, as reported by the server."""
+    """Return the turns running on these threads, as reported by the server."""
     running = []
     for thread_id in thread_ids:
         try:
             thread = await codex.thread_resume(thread_id)
         except errors.InvalidRequestError:
-            # It has never had a turn, so it is not stored.
+            # A thread that never had a turn is not stored.
             continue
         async with thread:
             running += [turn.id async for turn in thread.turns(page_size=1) if turn.status == "inProgress"]
@@ -137,7 +135,7 @@ async def open_turns(codex, thread_ids):
 
 @contextmanager
 def lost():
-    """A body that fails because its connection is lost, with or without its own nursery."""
+    """Check that the body fails because its connection is lost, with or without its own nursery."""
     failures = []
     try:
         yield
@@ -173,7 +171,7 @@ async def test_a_lost_connection_leaves_no_turn_running(moment, caplog):
                     assert "left running" not in caplog.text
 
 
-async def test_a_turn_requested_on_a_resumed_thread_is_ended_though_an_earlier_one_is_the_newest_for_a_while():
+async def test_a_turn_requested_on_a_resumed_thread_is_ended_even_before_the_server_lists_it():
     with trio.fail_after(60):
         async with MockModel() as model:
             model.default = Hang()
@@ -191,12 +189,12 @@ async def test_a_turn_requested_on_a_resumed_thread_is_ended_though_an_earlier_o
                                 nursery.start_soon(resumed.run, "hi")
                                 await trio.testing.wait_all_tasks_blocked()
                                 await break_off(codex)
-                    # A turn that was accepted late would have begun by now.
+                    # If the turn was accepted late, it has begun by now.
                     await trio.sleep(0.5)
                     assert await open_turns(onlooker, thread_ids) == []
 
 
-async def test_a_goal_whose_connection_is_lost_goes_no_further():
+async def test_a_goal_stops_when_its_connection_is_lost():
     with trio.fail_after(60):
         async with MockModel() as model:
             model.default = Response(Text("again"))
@@ -214,10 +212,10 @@ async def test_a_goal_whose_connection_is_lost_goes_no_further():
                     assert await open_turns(onlooker, [thread.id]) == []
                     asked = len(model.requests)
                     await trio.sleep(1)
-                    assert len(model.requests) == asked, "the goal went on"
+                    assert len(model.requests) == asked, "the goal continued"
 
 
-async def test_a_token_is_signed_again_for_the_connection_that_ends_what_was_left(monkeypatch):
+async def test_a_new_token_is_signed_for_the_connection_that_ends_the_lost_turns(monkeypatch):
     tokens = []
     sign = SignedBearer.mint
     monkeypatch.setattr(SignedBearer, "mint", lambda self: tokens.append(sign(self)) or tokens[-1])
@@ -231,7 +229,7 @@ async def test_a_token_is_signed_again_for_the_connection_that_ends_what_was_lef
                             thread = await codex.thread_start()
                             async with thread.turn("hi") as turn:
                                 await model.wait_for_requests(1)
-                                # A token is valid for a minute, a connection for as long as it lasts.
+                                # A token expires after a minute, but does not end a connection that it opened.
                                 await break_off(codex)
                                 await turn.wait()
                     assert len(tokens) == 2

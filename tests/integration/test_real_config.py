@@ -13,14 +13,14 @@ pytestmark = pytest.mark.real
 
 
 async def environment_of(codex):
-    """Return the environment of the server's commands, which is its own."""
+    """Return the environment that the server passes on to commands."""
     async with codex.exec(["env", "-0"], stdin=False, sandbox=Sandbox.full_access) as process:
         assert await process.wait() == 0
         printed = b"".join([piece async for piece in process.stdout])
     return dict(entry.split("=", 1) for entry in printed.decode().split("\0") if entry)
 
 
-async def test_overrides_of_its_configuration_hold_for_this_server():
+async def test_configuration_overrides_apply_to_this_server():
     overrides = ['model="another"', 'sandbox_mode="danger-full-access"']
     async with offline(CodexConfig(config_overrides=overrides)) as (codex, model, _home):
         model.say("ok")
@@ -30,7 +30,7 @@ async def test_overrides_of_its_configuration_hold_for_this_server():
         assert model.requests[0].body["model"] == "another"
 
 
-async def test_the_client_introduces_itself_to_the_server_and_to_the_provider_of_the_model():
+async def test_the_server_and_the_model_provider_receive_the_name_of_the_client():
     config = CodexConfig(client_name="my_agent", client_title="My Agent", client_version="7.8.9")
     async with offline(config) as (codex, model, _home):
         assert codex.metadata.user_agent.startswith("my_agent/")
@@ -40,7 +40,7 @@ async def test_the_client_introduces_itself_to_the_server_and_to_the_provider_of
         assert model.requests[0].headers["originator"] == "my_agent"
 
 
-async def test_notifications_that_were_opted_out_of_are_not_sent_and_the_result_is_the_same():
+async def test_opting_out_of_notifications_does_not_change_the_result():
     config = CodexConfig(opt_out_notifications=["item/agentMessage/delta", "thread/tokenUsage/updated"])
     async with offline(config) as (codex, model, _home):
         model.say("hel", "lo")
@@ -52,7 +52,7 @@ async def test_notifications_that_were_opted_out_of_are_not_sent_and_the_result_
         assert turn.result.turn_usage is None
 
 
-async def test_a_whole_argument_vector_takes_the_place_of_the_usual_one():
+async def test_launch_args_replace_the_default_command_line():
     argv = [find_binary().path, "-c", 'model="another"', "app-server"]
     config = CodexConfig(launch_args_override=argv, codex_bin="/nonexistent")
     async with offline(config) as (codex, _, _home):
@@ -60,7 +60,7 @@ async def test_a_whole_argument_vector_takes_the_place_of_the_usual_one():
 
 
 @pytest.mark.parametrize("name", ["CODEX_HOME", "CODEX_SQLITE_HOME"])
-async def test_a_relative_home_is_below_the_working_directory_of_the_server(name):
+async def test_a_relative_home_is_resolved_in_the_working_directory_of_the_server(name):
     async with offline_parts() as (config, _, home):
         directory = home.codex_home if name == "CODEX_HOME" else home.workspace
         env = {**config.env, name: directory.name}
@@ -76,7 +76,7 @@ async def test_a_relative_home_is_below_the_working_directory_of_the_server(name
     [(True, {"MARK": "1", "OTHER_MARK": "2"}), (False, {}), (["MARK"], {"MARK": "1"})],
     ids=["all", "none", "by name"],
 )
-async def test_the_server_gets_of_the_environment_what_it_is_to_inherit(inherit, given, monkeypatch):
+async def test_the_server_inherits_only_the_selected_environment(inherit, given, monkeypatch):
     monkeypatch.setenv("MARK", "1")
     monkeypatch.setenv("OTHER_MARK", "2")
     async with offline_parts() as (config, _, _home):
@@ -87,7 +87,7 @@ async def test_the_server_gets_of_the_environment_what_it_is_to_inherit(inherit,
     assert marks == {"OWN": "3", **given}
 
 
-async def test_a_name_is_taken_out_of_the_environment(monkeypatch):
+async def test_a_variable_can_be_removed_from_the_environment(monkeypatch):
     monkeypatch.setenv("MARK", "1")
     async with offline_parts() as (config, _, _home):
         env = {**config.env, "MARK": None}
@@ -95,7 +95,7 @@ async def test_a_name_is_taken_out_of_the_environment(monkeypatch):
             assert "MARK" not in await environment_of(codex)
 
 
-async def test_it_works_in_its_directory_and_keeps_its_threads_in_its_home(tmp_path):
+async def test_the_server_runs_in_its_cwd_and_stores_threads_in_its_home(tmp_path):
     async with offline_parts() as (config, model, home):
         elsewhere = tmp_path / "codex_home"
         elsewhere.mkdir()
@@ -112,7 +112,7 @@ async def test_it_works_in_its_directory_and_keeps_its_threads_in_its_home(tmp_p
         assert not any(thread.id in name for _, _, files in os.walk(home.codex_home) for name in files)
 
 
-async def test_without_the_experimental_part_its_methods_are_refused_and_the_rest_works():
+async def test_without_the_experimental_api_only_its_methods_are_refused():
     async with offline(CodexConfig(experimental_api=False)) as (codex, model, _home):
         model.say("ok")
         async with await codex.thread_start() as thread:

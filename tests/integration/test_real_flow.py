@@ -1,4 +1,4 @@
-"""Bursts on the real server: nothing is lost, and everything that is left at once ends."""
+"""Bursts on the real server: no request is lost, and scopes left at the same moment all end."""
 
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -20,12 +20,12 @@ COMMAND = {"command": ["/bin/true"], "sandboxPolicy": {"type": "dangerFullAccess
 
 
 def complaints(caplog):
-    """Log messages about the server. On a busy machine, the log also reports that our event loop was blocked."""
+    """Return log messages about the server, without those about a blocked event loop, which a busy machine causes."""
     return [record.message for record in caplog.records if "event loop" not in record.message]
 
 
 async def at_once(count, async_fn):
-    """Call something this many times at once; return the outcomes, by the type of the error."""
+    """Make this many concurrent calls, and count the outcomes by type of error."""
     outcomes = []
 
     async def one():
@@ -50,12 +50,12 @@ async def offline(seconds=60, **options):
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.long)])
-async def test_every_command_of_a_burst_is_answered(count):
+async def test_every_command_in_a_burst_is_answered(count):
     async with offline() as (codex, _, _):
         assert await at_once(count, partial(codex.request, "command/exec", COMMAND)) == [None] * count
 
 
-async def test_without_flow_control_the_server_refuses_commands_of_a_burst(monkeypatch):
+async def test_without_flow_control_the_server_refuses_some_commands_in_a_burst(monkeypatch):
     refused = trio.Event()
 
     class Refusals(Instrument):
@@ -67,12 +67,12 @@ async def test_without_flow_control_the_server_refuses_commands_of_a_burst(monke
     async with offline(instruments=[Refusals()]) as (codex, _, _), trio.open_nursery() as nursery:
         nursery.start_soon(at_once, 600, partial(codex.request, "command/exec", COMMAND))
         await refused.wait()
-        # Some refusals are lost as well, and their requests would never be answered.
+        # The server also loses some refusals; those requests would never be answered.
         nursery.cancel_scope.cancel()
 
 
 @pytest.mark.long
-async def test_every_tool_call_of_a_burst_is_answered():
+async def test_every_tool_call_in_a_burst_is_answered():
     async with offline(120, mcp_servers={"held": mcp_server()}) as (codex, _, _):
         thread = await codex.thread_start()
         await thread.mcp.status("held")
@@ -80,7 +80,7 @@ async def test_every_tool_call_of_a_burst_is_answered():
 
 
 async def leave_at_once(count, scope):
-    """Enter a scope this many times, leave all of them at the same moment; return what they yielded."""
+    """Enter this many scopes, leave them all at the same moment, and return what they yielded."""
     inside, leaving, left = [], trio.Event(), []
 
     async def one():
@@ -99,7 +99,7 @@ async def leave_at_once(count, scope):
 
 
 @pytest.mark.long
-async def test_three_hundred_turns_that_are_left_at_once_all_end(caplog):
+async def test_three_hundred_turns_left_at_once_all_end(caplog):
     async with offline(120) as (codex, model, _):
 
         @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_three_hundred_turns_that_are_left_at_once_all_end(caplog):
 
 
 @pytest.mark.long
-async def test_three_hundred_commands_that_are_left_at_once_all_end(caplog):
+async def test_three_hundred_commands_left_at_once_all_end(caplog):
     async with offline(120) as (codex, _, _):
         processes = await leave_at_once(300, lambda: codex.exec(["sleep", "1000"], sandbox=FULL_ACCESS))
     assert [process.returncode for process in processes] == [137] * 300
@@ -123,7 +123,7 @@ async def test_three_hundred_commands_that_are_left_at_once_all_end(caplog):
 
 
 @pytest.mark.long
-async def test_four_hundred_threads_and_watches_that_are_left_at_once_all_end(caplog, tmp_path):
+async def test_four_hundred_threads_and_watches_left_at_once_all_end(caplog, tmp_path):
     async with offline(120) as (codex, _, _):
 
         @asynccontextmanager
@@ -136,7 +136,7 @@ async def test_four_hundred_threads_and_watches_that_are_left_at_once_all_end(ca
 
 
 @pytest.mark.long
-async def test_a_hundred_turns_complete_behind_five_thousand_cancelled_requests():
+async def test_a_hundred_turns_complete_after_five_thousand_cancelled_requests():
     async with offline(120) as (codex, model, _):
         model.default = Response(Text("done"))
         for _ in range(50):
@@ -157,7 +157,7 @@ async def test_a_hundred_turns_complete_behind_five_thousand_cancelled_requests(
 
 
 @pytest.mark.long
-async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server():
+async def test_a_client_loses_nothing_while_three_others_flood_the_server():
     with trio.fail_after(120):
         async with MockModel() as model:
             model.default = Response(Text("done"))
@@ -176,7 +176,7 @@ async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server(
                             async with trio.open_nursery() as burst:
                                 for _ in range(400):
                                     burst.start_soon(ask, codex)
-                                # No task waits for the answers, and the next burst follows immediately.
+                                # Send the next burst immediately, without waiting for the responses.
                                 await trio.sleep(0.02)
                                 burst.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""A server behind a launcher, such as ``ssh``: it is started elsewhere, and ends by the end of its input."""
+"""A server started elsewhere through a launcher such as ``ssh``. It ends at the end of its input."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ while True:
 
 
 def started_elsewhere(connection, home):
-    """Start a server on a connection, as inetd does."""
+    """Start a server on an accepted connection, as inetd does."""
     os.set_blocking(connection.fileno(), True)
     with connection:
         return subprocess.Popen(
@@ -65,7 +65,7 @@ async def exit_status(process):
 
 @asynccontextmanager
 async def far_machine(home):
-    """Start a server for each launcher, outside its process tree. Yield the launcher and the servers."""
+    """Yield a launcher and the list of its servers. Each launcher starts a server outside its own process tree."""
     path = f"{home.tmp}/far.sock"
     servers = []
 
@@ -97,7 +97,7 @@ async def far_home():
                 yield home, model
 
 
-async def test_a_program_that_runs_the_server_in_its_place_is_a_launcher():
+async def test_a_program_that_execs_the_server_can_be_a_launcher():
     async with far_home() as (home, model):
         model.say("Hello.")
         argv = ["/bin/sh", "-c", 'exec "$@"', "sh", find_binary().path, "app-server"]
@@ -110,7 +110,7 @@ async def test_a_program_that_runs_the_server_in_its_place_is_a_launcher():
 
 
 @pytest.mark.parametrize("end", ["left", "killed"])
-async def test_a_server_elsewhere_ends_by_the_end_of_its_input(end):
+async def test_a_remote_server_ends_at_the_end_of_its_input(end):
     async with far_home() as (home, model), far_machine(home) as (launcher, servers):
         model.say("Hello.")
         model.hang()
@@ -135,7 +135,7 @@ async def test_a_server_elsewhere_ends_by_the_end_of_its_input(end):
 
 
 @pytest.mark.parametrize("end", ["left", "killed"])
-async def test_a_command_elsewhere_ends_with_its_server(end):
+async def test_a_remote_command_ends_with_its_server(end):
     async with far_home() as (home, model), far_machine(home) as (launcher, servers):
         model.run_command("echo $$ > pid; exec sleep 1000")
         async with open_codex(home.config(CodexConfig(launch_args_override=launcher))) as codex:

@@ -1,4 +1,4 @@
-"""The real server under load: nothing is lost, and no worker thread is needed."""
+"""The real server under load: no request is lost, and no worker thread is started."""
 
 import threading
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 
 class Refusals(Instrument):
-    """Counts requests that the server refuses for overload; the client retries them."""
+    """Counts requests that the server refuses as overloaded; the client retries them."""
 
     def __init__(self):
         self.count = 0
@@ -25,7 +25,7 @@ class Refusals(Instrument):
 
 
 async def ask_often(config, count, refusals):
-    """Send requests all at once; return the outcome of each."""
+    """Send requests concurrently, and return the outcome of each."""
     outcomes = []
 
     async def ask(codex):
@@ -42,7 +42,7 @@ async def ask_often(config, count, refusals):
     return outcomes
 
 
-async def test_six_thousand_requests_at_once_are_all_answered_and_without_flow_control_they_are_not(
+async def test_only_with_flow_control_six_thousand_requests_at_once_are_all_answered(
     monkeypatch,
 ):
     refusals = Refusals()
@@ -57,10 +57,10 @@ async def test_six_thousand_requests_at_once_are_all_answered_and_without_flow_c
                 outcomes = await ask_often(unbounded, 3000, refusals)
     lost = {outcome for outcome in outcomes if outcome is not None}
     assert lost <= {errors.ServerBusyError, errors.RequestTimeout}
-    assert lost or refusals.count, "the server bore it: the limits may be wider than they need to be"
+    assert lost or refusals.count, "the server coped without flow control: its limits may have grown"
 
 
-async def test_twenty_turns_at_once_complete_on_one_thread_of_ours():
+async def test_twenty_concurrent_turns_complete_in_a_process_with_one_thread():
     with trio.fail_after(30):
         async with MockModel() as model:
             model.default = Response(Text("an", "answer"))
@@ -83,7 +83,7 @@ async def test_twenty_turns_at_once_complete_on_one_thread_of_ours():
 
 
 @pytest.mark.long
-async def test_sixteen_first_starts_on_one_fresh_home_all_succeed_twenty_times_over():
+async def test_sixteen_concurrent_first_starts_on_one_new_home_succeed_in_twenty_rounds():
     versions = []
     with trio.fail_after(300):
         async with MockModel() as model:

@@ -1,4 +1,4 @@
-"""The real server: MCP servers and skills, from their start to their use."""
+"""MCP servers and skills on the real server: status, calls, logins and configuration."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ def text_of(response):
     return content["text"]
 
 
-# -- how they are --------------------------------------------------------------------------------------------------
+# -- status --------------------------------------------------------------------------------------------------
 
 
-async def test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_waits_for_no_other():
+async def test_the_status_of_one_mcp_server_does_not_wait_for_the_others():
     async with offline(mcp_servers={"held": mcp_server(), "mute": {**MUTE, "startup_timeout_sec": 60}}) as (
         codex,
         _,
@@ -39,7 +39,7 @@ async def test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_wait
         assert [resource.uri for resource in status.resources] == ["note://greeting"]
 
 
-async def test_all_servers_of_a_thread_are_reported_once_the_last_has_started_or_failed():
+async def test_the_status_of_all_servers_waits_until_each_has_started_or_failed():
     servers = {"held": mcp_server(), "mute": MUTE, "broken": BROKEN, "off": {**BROKEN, "enabled": False}}
     async with offline(mcp_servers=servers) as (codex, _, _home):
         thread = await codex.thread_start()
@@ -51,14 +51,14 @@ async def test_all_servers_of_a_thread_are_reported_once_the_last_has_started_or
         assert "No such file" in found["broken"].tools_error
 
 
-async def test_a_slow_start_is_waited_for_beyond_the_timeout_of_requests():
+async def test_a_slow_start_may_take_longer_than_the_request_timeout():
     slow = {**MUTE, "startup_timeout_sec": 1}
     async with offline(CodexConfig(request_timeout=0.5), mcp_servers={"slow": slow}) as (codex, _, _home):
         thread = await codex.thread_start()
         assert (await thread.mcp.status("slow")).runtime_status == "failed"
 
 
-async def test_what_is_configured_is_reported_without_a_thread():
+async def test_configured_servers_are_listed_without_a_thread():
     async with offline(mcp_servers={"held": mcp_server(), "broken": BROKEN}) as (codex, _, _home):
         broken, held = await codex.mcp.list()
         assert (broken.name, held.name) == ("broken", "held")
@@ -66,7 +66,7 @@ async def test_what_is_configured_is_reported_without_a_thread():
         assert "safe" in held.tools
 
 
-async def test_an_mcp_server_that_is_not_configured_is_a_lookup_error():
+async def test_an_unknown_mcp_server_raises_lookup_error():
     async with offline() as (codex, _, _home):
         thread = await codex.thread_start()
         assert await thread.mcp.list() == ()
@@ -74,7 +74,7 @@ async def test_an_mcp_server_that_is_not_configured_is_a_lookup_error():
             await thread.mcp.status("docs")
 
 
-async def test_one_that_was_added_to_the_configuration_starts_in_open_threads_after_a_reload():
+async def test_after_a_reload_a_newly_configured_server_starts_in_open_threads():
     async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, home):
         thread = await codex.thread_start()
         await thread.mcp.list()
@@ -89,7 +89,7 @@ async def test_one_that_was_added_to_the_configuration_starts_in_open_threads_af
         assert text_of(await thread.mcp.call("late", "safe", {"a": 1})) == '{"a": 1}'
 
 
-async def test_a_thread_that_was_left_has_no_mcp_servers():
+async def test_a_thread_whose_scope_has_exited_has_no_mcp_servers():
     async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
         async with await codex.thread_start() as thread:
             await thread.mcp.status("held")
@@ -97,10 +97,11 @@ async def test_a_thread_that_was_left_has_no_mcp_servers():
             await thread.mcp.status("held")
 
 
-# -- what they do --------------------------------------------------------------------------------------------------
+# -- calls and resources
+# --------------------------------------------------------------------------------------------------
 
 
-async def test_a_tool_is_called_without_a_turn_and_without_asking_anybody():
+async def test_a_tool_is_called_without_a_turn_and_without_an_approval():
     asked = []
 
     async def note(request):
@@ -118,7 +119,7 @@ async def test_a_tool_is_called_without_a_turn_and_without_asking_anybody():
         assert model.requests == []
 
 
-async def test_what_a_tool_asks_its_user_goes_to_the_policy_of_the_thread():
+async def test_the_policy_of_the_thread_answers_elicitations_of_a_tool():
     async def greet(request):
         assert (request.thread_id, request.turn_id, request.server_name) == (thread.id, None, "held")
         return policies.accept(content={"name": "Ada"})
@@ -129,9 +130,9 @@ async def test_what_a_tool_asks_its_user_goes_to_the_policy_of_the_thread():
         assert (answer["action"], answer["content"]) == ("accept", {"name": "Ada"})
 
 
-async def test_with_the_approval_policy_never_the_server_declines_what_a_tool_asks():
+async def test_with_approval_policy_never_the_server_declines_elicitations():
     async def fail(_):
-        pytest.fail("nobody is to be asked")
+        pytest.fail("the policy was asked")
 
     async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
         thread = await codex.thread_start(policy=Policy(elicitation=fail))
@@ -159,7 +160,7 @@ async def test_two_calls_of_one_mcp_server_may_ask_at_the_same_time():
         assert sorted(asked) == ["FormElicitation", "UrlElicitation"]
 
 
-async def test_a_call_that_was_cancelled_leaves_the_client_and_its_thread_usable():
+async def test_after_a_cancelled_call_the_client_and_its_thread_stay_usable():
     asked = trio.Event()
     answers = trio.Event()
 
@@ -176,12 +177,12 @@ async def test_a_call_that_was_cancelled_leaves_the_client_and_its_thread_usable
             nursery.start_soon(thread.mcp.call, "held", "ask")
             await asked.wait()
             nursery.cancel_scope.cancel()
-        answers.set()  # the call goes on: its question can still be answered
+        answers.set()  # the call continues, and its question can still be answered
         assert text_of(await thread.mcp.call("held", "safe")) == "{}"
 
 
 @pytest.mark.parametrize("name", ["broken", "unknown"])
-async def test_a_call_of_an_mcp_server_that_is_not_there_is_an_error_of_the_server(name):
+async def test_calling_a_tool_of_an_unknown_mcp_server_is_a_server_error(name):
     async with offline(mcp_servers={"broken": BROKEN}) as (codex, _, _home):
         thread = await codex.thread_start()
         with pytest.raises(errors.InternalRpcError):
@@ -209,7 +210,7 @@ KEYLESS = {"mcp_oauth_credentials_store": "file"}
 """Not the user's keyring."""
 
 
-async def test_a_login_that_a_person_finishes_in_a_browser_connects_the_open_threads():
+async def test_a_login_completed_in_a_browser_connects_open_threads():
     async with oauth_mcp() as app, offline(**locked(app)) as (codex, _, _home):
         thread = await codex.thread_start()
         status = await thread.mcp.status("locked")
@@ -225,7 +226,7 @@ async def test_a_login_that_a_person_finishes_in_a_browser_connects_the_open_thr
         assert text_of(await thread.mcp.call("locked", "secret")) == "42"
 
 
-async def test_a_login_that_the_person_refuses_ends_without_success():
+async def test_a_login_refused_by_the_user_ends_without_success():
     async with oauth_mcp(consents=False) as app, offline(**locked(app)) as (codex, _, _home):
         login = await codex.mcp.login("locked")
         await app.consent(login.authorization_url)
@@ -234,7 +235,7 @@ async def test_a_login_that_the_person_refuses_ends_without_success():
         assert "access_denied" in ended.error
 
 
-async def test_a_login_that_nobody_finishes_is_given_up_after_its_time_out():
+async def test_a_login_that_nobody_completes_times_out():
     async with oauth_mcp() as app, offline(**locked(app)) as (codex, _, _home):
         login = await codex.mcp.login("locked", timeout_secs=1)
         ended = await login.wait()
@@ -253,7 +254,7 @@ def write_skill(directory, name, body="Do it.\n"):
 
 
 async def own(codex, **options):
-    """The skills that are not the server's own, and whether each is enabled."""
+    """Return whether each skill is enabled, without the server's built-in skills."""
     entry = await codex.skills.list(**options)
     return {skill.name: skill.enabled for skill in entry.skills if skill.scope != "system"}
 
@@ -269,7 +270,7 @@ async def test_a_skill_is_found_and_used():
         assert "Say ahoy." in json.dumps(model.requests[0].body)
 
 
-async def test_skills_belong_to_a_directory_and_what_is_none_is_reported():
+async def test_skills_belong_to_a_directory_and_invalid_files_are_reported():
     async with offline() as (codex, _, home):
         write_skill(home.workspace / "project" / ".codex" / "skills", "inner")
         bad = home.codex_home / "skills" / "bad" / "SKILL.md"
@@ -281,7 +282,7 @@ async def test_skills_belong_to_a_directory_and_what_is_none_is_reported():
         assert error.path == str(bad)
 
 
-async def test_a_skill_is_switched_off_and_on_by_its_name_or_its_path():
+async def test_a_skill_is_disabled_and_enabled_by_name_or_path():
     async with offline() as (codex, _, home):
         path = write_skill(home.workspace / ".codex" / "skills", "demo")
         await codex.skills.disable("demo")
@@ -296,7 +297,7 @@ async def test_a_skill_is_switched_off_and_on_by_its_name_or_its_path():
             await codex.skills.enable("demo", path=path)
 
 
-async def test_the_server_looks_for_skills_in_further_directories_and_announces_the_change():
+async def test_adding_a_skill_directory_finds_its_skills_and_notifies_the_client():
     async with offline() as (codex, _, home):
         write_skill(home.workspace / "more", "third")
         async with codex.events("skills/changed") as changes:
@@ -307,7 +308,7 @@ async def test_the_server_looks_for_skills_in_further_directories_and_announces_
         assert await own(codex) == {}
 
 
-async def test_a_skill_that_was_added_is_found_when_they_are_read_anew():
+async def test_a_forced_reload_finds_a_new_skill():
     async with offline() as (codex, _, home):
         await codex.skills.list()
         write_skill(home.workspace / ".codex" / "skills", "late")

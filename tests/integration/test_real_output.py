@@ -31,7 +31,7 @@ async def a_thread():
             yield await codex.thread_start(), model
 
 
-async def test_the_schema_reaches_the_model_as_its_format_for_that_turn_only_and_the_answer_becomes_a_value():
+async def test_the_schema_applies_to_one_turn_and_its_answer_becomes_a_value():
     async with a_thread() as (thread, model):
         model.run_command("true")
         model.say('{"steps": [{"title": "look", "minutes": null}], ', '"next": {"steps": [], "next": null}}')
@@ -50,7 +50,7 @@ async def test_the_schema_reaches_the_model_as_its_format_for_that_turn_only_and
         assert model.requests[-1].text_format is None
 
 
-async def test_an_answer_that_does_not_fit_is_an_error_with_the_text():
+async def test_an_answer_that_does_not_match_the_schema_raises_with_its_text():
     async with a_thread() as (thread, model):
         model.say('{"steps": 1}')
         with pytest.raises(errors.OutputError) as caught:
@@ -60,7 +60,7 @@ async def test_an_answer_that_does_not_fit_is_an_error_with_the_text():
         assert caught.value.result.usage is not None
 
 
-async def test_no_answer_at_all_is_an_error_without_a_text():
+async def test_a_missing_answer_raises_without_a_text():
     async with a_thread() as (thread, model):
         model.respond(Reasoning("hm"))
         async with thread.turn("plan", output_type=Plan) as turn:
@@ -71,7 +71,7 @@ async def test_no_answer_at_all_is_an_error_without_a_text():
         assert caught.value.text is None
 
 
-async def test_an_interrupted_turn_has_no_output_and_raises_nothing_in_its_scope():
+async def test_an_interrupted_turn_has_no_output_and_its_scope_does_not_raise():
     async with a_thread() as (thread, model):
         model.respond(Command("sleep 60", yield_time_ms=30_000))
         async with thread.turn("plan", output_type=Plan) as turn:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 @asynccontextmanager
 async def asking(policy, **home_options):
-    """A thread on the real server that asks whenever it can."""
+    """Yield a thread on the real server that asks for every approval it can."""
     with trio.fail_after(30):
         async with offline_codex(policy=policy, **home_options) as (codex, model, home):
             thread = await codex.thread_start(approval_policy="on-request")
@@ -34,7 +34,7 @@ async def asking(policy, **home_options):
 
 
 async def run(thread, model, *steps):
-    """Let the model do something, then end the turn; return the result of the last step as it saw it."""
+    """Make the model take these steps, and return the last result that it received."""
     model.respond(*steps)
     model.say("done")
     result = await thread.run("go")
@@ -48,7 +48,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-async def test_a_command_runs_if_it_matches_and_only_then():
+async def test_only_matching_commands_run():
     async with asking(allow_commands("touch *")) as (codex, thread, model, home):
         made = set()
         for number, (script, accepted) in enumerate(COMMANDS.items()):
@@ -61,7 +61,7 @@ async def test_a_command_runs_if_it_matches_and_only_then():
         assert [record.decided_by for record in records].count("default") == len(COMMANDS) - 4
 
 
-async def test_files_are_changed_below_the_roots_and_only_there():
+async def test_files_are_changed_only_below_the_roots():
     async with asking(None) as (codex, thread, model, home):
         inside, outside = home.workspace / "inside", home.workspace / "outside"
         for directory in (inside, outside):
@@ -91,7 +91,7 @@ async def test_files_are_changed_below_the_roots_and_only_there():
         assert list(outside.iterdir()) == []
 
 
-async def test_the_part_of_the_permissions_that_is_below_is_granted():
+async def test_permissions_are_granted_only_below_the_roots():
     async with asking(None, features={"request_permissions_tool": True}) as (_, thread, model, home):
         policy = allow_paths(home.workspace, read=["/usr/share"])
         model.respond(
@@ -110,7 +110,7 @@ async def test_the_part_of_the_permissions_that_is_below_is_granted():
         assert "/etc" not in told
 
 
-async def test_what_is_forbidden_with_a_permission_is_not_lost_on_the_way():
+async def test_a_granted_permission_keeps_its_denied_paths():
     async with asking(None, features={"request_permissions_tool": True}) as (_, thread, model, home):
         wanted = {
             "entries": [
@@ -128,7 +128,7 @@ async def test_what_is_forbidden_with_a_permission_is_not_lost_on_the_way():
         assert '"access":"deny"' in told
 
 
-async def test_the_first_policy_that_does_not_abstain_decides_and_the_audit_names_it():
+async def test_the_first_policy_that_does_not_abstain_decides_and_is_named_in_the_audit():
     policy = first_of(allow_commands("touch a"), policies.decline_all)
     async with asking(policy) as (codex, thread, model, home):
         await run(thread, model, Command("touch a", escalate="please"))
@@ -140,7 +140,7 @@ async def test_the_first_policy_that_does_not_abstain_decides_and_the_audit_name
         ]
 
 
-async def test_when_nobody_answers_in_time_the_turn_continues():
+async def test_the_turn_continues_if_nobody_answers_in_time():
     async with asking(with_timeout(Inbox(), 0.05)) as (codex, thread, model, home):
         result, _ = await run(thread, model, Command("touch a", escalate="please"))
         assert result.final_response == "done"
@@ -148,7 +148,7 @@ async def test_when_nobody_answers_in_time_the_turn_continues():
         assert list(home.workspace.iterdir()) == []
 
 
-async def test_an_inbox_takes_every_kind_of_question_and_another_task_answers_them():
+async def test_another_task_can_answer_every_kind_of_request_through_an_inbox():
     inbox = Inbox()
     options = {
         "features": {"request_permissions_tool": True, "default_mode_request_user_input": True},
@@ -190,7 +190,7 @@ async def test_an_inbox_takes_every_kind_of_question_and_another_task_answers_th
     assert inbox.pending == ()
 
 
-async def test_a_late_answer_to_a_turn_that_was_left_is_an_error_and_nothing_runs():
+async def test_answering_after_the_turn_was_left_raises_and_runs_nothing():
     inbox = Inbox()
     async with asking(inbox) as (codex, thread, model, home):
         model.respond(Command("touch a", escalate="please"))
@@ -204,7 +204,7 @@ async def test_a_late_answer_to_a_turn_that_was_left_is_an_error_and_nothing_run
         assert codex.decisions[-1].outcome == "withdrawn"
 
 
-async def test_requests_that_wait_end_with_the_connection():
+async def test_waiting_requests_end_with_the_connection():
     inbox = Inbox(kinds=["command"])
     async with asking(first_of(inbox, Policy())) as (codex, thread, model, _):
         model.respond(Command("touch a", escalate="1"), Command("touch b", escalate="2"))

@@ -1,4 +1,4 @@
-"""The real server: turns that are left running, and rejoined by another client, by another process, or by ours."""
+"""Rejoin running turns of the real server from the same client, another client, or another process."""
 
 import json
 import os
@@ -32,7 +32,7 @@ async def events_of(turn):
 
 
 @pytest.mark.parametrize("kind", ["unix", "token", "signed"])
-async def test_a_turn_that_was_left_running_is_rejoined_by_another_client_and_its_result_is_whole(kind):
+async def test_another_client_rejoins_a_running_turn_and_gets_its_complete_result(kind):
     async with two_clients(kind) as (one, other, model):
         gate = Gate()
         model.run_command("echo hi")
@@ -66,7 +66,7 @@ async def test_a_turn_that_was_left_running_is_rejoined_by_another_client_and_it
         assert list(result.items) == list(stored.items)
 
 
-async def test_leaving_a_rejoined_turn_leaves_it_to_its_owner():
+async def test_leaving_a_rejoined_turn_does_not_end_it():
     async with two_clients() as (one, other, model):
         gate = Gate()
         model.say("one ", gate, "two")
@@ -81,7 +81,7 @@ async def test_leaving_a_rejoined_turn_leaves_it_to_its_owner():
             assert (await turn.wait()).final_response == "one two"
 
 
-async def test_with_end_the_turn_is_interrupted_and_has_ended_foreverybody():
+async def test_leaving_with_end_interrupts_the_turn_for_all_clients():
     async with two_clients() as (one, other, model):
         model.hang("one ")
         thread = await one.thread_start()
@@ -97,7 +97,7 @@ async def test_with_end_the_turn_is_interrupted_and_has_ended_foreverybody():
                     pytest.fail("there is nothing to rejoin")
 
 
-async def test_a_turn_that_ended_after_the_thread_was_resumed_is_given_with_its_result():
+async def test_a_turn_that_ended_after_the_resume_is_rejoined_with_its_result():
     async with two_clients() as (one, other, model):
         gate = Gate()
         model.say("one ", gate, "two")
@@ -139,7 +139,7 @@ async def test_a_rejoined_turn_can_be_steered_interrupted_and_read_as_text():
             assert (await turn.wait()).status is TurnStatus.interrupted
 
 
-async def test_a_review_is_rejoined_and_whole_although_it_is_listed_under_its_other_id():
+async def test_a_rejoined_review_is_complete_although_it_is_listed_under_another_id():
     async with two_clients() as (one, other, model):
         gate = Gate()
         model.say("one ", gate, "two")
@@ -158,7 +158,7 @@ async def test_a_review_is_rejoined_and_whole_although_it_is_listed_under_its_ot
 
 @asynccontextmanager
 async def another_process(url):
-    """Yield a function that has another process rejoin the turn of a thread, and returns what that process saw."""
+    """Yield a function that makes another process rejoin a thread's turn, and returns what that process saw."""
     program = str(Path(__file__).with_name("rejoining.py"))
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
@@ -187,7 +187,7 @@ async def another_process(url):
 
 
 @pytest.mark.long
-async def test_a_turn_left_at_any_moment_is_rejoined_by_another_process_and_its_text_is_what_the_model_said():
+async def test_whenever_a_turn_is_left_another_process_rejoins_it_and_gets_the_full_text():
     random = Random(SEED)
     were_running = 0
     with trio.fail_after(300):
@@ -212,7 +212,7 @@ async def test_a_turn_left_at_any_moment_is_rejoined_by_another_process_and_its_
     assert were_running > MOMENTS / 2
 
 
-# -- what the server asks ------------------------------------------------------------------------------------------
+# -- server requests ------------------------------------------------------------------------------------------
 
 
 def accepting(asked):
@@ -225,7 +225,7 @@ def accepting(asked):
 
 
 @pytest.mark.parametrize("given_to", ["the client", "the thread"])
-async def test_an_approval_parked_by_leaving_is_decided_by_the_policy_of_the_client_that_rejoins(given_to):
+async def test_an_approval_left_unanswered_is_decided_by_the_client_that_rejoins(given_to):
     asked = trio.Event()
 
     async def wait(_):
@@ -263,7 +263,7 @@ async def test_an_approval_parked_by_leaving_is_decided_by_the_policy_of_the_cli
 
 
 @pytest.mark.long
-async def test_an_approval_parked_over_a_lost_connection_is_decided_once_at_any_moment(tmp_path):
+async def test_an_approval_is_decided_once_whenever_the_connection_is_lost(tmp_path):
     random = Random(SEED)
     by_the_new_one = 0
     with trio.fail_after(200):
@@ -300,7 +300,7 @@ async def test_an_approval_parked_over_a_lost_connection_is_decided_once_at_any_
 
 
 @pytest.mark.parametrize("was_answered", [True, False])
-async def test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_process_had_answered_it(
+async def test_a_tool_call_that_the_server_repeats_does_not_run_again_in_the_same_process(
     was_answered,
 ):
     calls = []
@@ -325,7 +325,7 @@ async def test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_proc
                         async with attach_codex(url, tools=[count]) as codex:
                             thread = await codex.thread_start()
                             async with thread.turn("go", leave_running=True) as turn:
-                                # The answer is written to a connection that is gone.
+                                # The answer is written to a lost connection.
                                 answer = codex._session.connection.respond
                                 codex._session.connection.respond = lambda *_: ended.set()
                                 await running.wait()
@@ -346,7 +346,7 @@ async def test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_proc
 
 
 @pytest.mark.parametrize("use", ["resumes", "resumes with a tool of the same name", "rejoins"])
-async def test_a_tool_of_another_client_is_left_to_it(use):
+async def test_a_call_of_another_clients_tool_is_left_to_that_client(use):
     gate = trio.Event()
 
     @tool
@@ -383,7 +383,7 @@ async def test_a_tool_of_another_client_is_left_to_it(use):
 
 
 @pytest.mark.parametrize("connects", ["before it is spawned", "afterwards"])
-async def test_what_an_agent_asks_is_decided_by_the_client_that_rejoins_the_turn_it_works_for(connects):
+async def test_requests_of_an_agent_are_decided_by_the_client_that_rejoins_its_parent_turn(connects):
     decided, first_asked = [], trio.Event()
 
     async def wait(_):
@@ -417,10 +417,10 @@ async def test_what_an_agent_asks_is_decided_by_the_client_that_rejoins_the_turn
     assert len(decided) == 1
 
 
-# -- what leaving and ending do ------------------------------------------------------------------------------------
+# -- leaving and ending ------------------------------------------------------------------------------------
 
 
-async def test_agents_end_with_a_turn_that_was_rejoined_to_end_it():
+async def test_rejoining_with_end_also_ends_the_agents_of_the_turn():
     with trio.fail_after(40):
         async with MockModel() as model:
             model.default = Response(Hang())
@@ -441,7 +441,7 @@ async def test_agents_end_with_a_turn_that_was_rejoined_to_end_it():
                     assert await open_turns(onlooker, [thread.id, *children]) == []
 
 
-async def test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it():
+async def test_rejoining_with_end_pauses_the_goal_of_the_turn():
     async with two_clients() as (one, other, model):
         model.say("first")
         model.default = Response(Hang())
@@ -455,7 +455,7 @@ async def test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it():
             assert len(model.requests) == 2
 
 
-async def test_on_a_server_of_ours_a_turn_left_running_is_rejoined_through_the_same_or_another_handle():
+async def test_a_client_rejoins_its_own_turn_through_the_same_or_another_handle():
     with trio.fail_after(30):
         async with MockModel() as model:
             gate = Gate()
@@ -475,7 +475,7 @@ async def test_on_a_server_of_ours_a_turn_left_running_is_rejoined_through_the_s
                             assert ended.result.final_response == "one two"
 
 
-async def test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined():
+async def test_a_request_made_after_a_turn_was_left_waits_until_it_is_rejoined():
     decided = []
     with trio.fail_after(30):
         async with MockModel() as model:

@@ -16,7 +16,7 @@ FULL = Sandbox.full_access
 
 
 def seconds(number):
-    """A duration to sleep that no other run of this suite on this machine uses."""
+    """Return a duration to sleep that no other test run on this machine uses."""
     return f"{number}.{os.getpid()}"
 
 
@@ -34,7 +34,7 @@ async def until(condition):
 # -- commands ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_command_gets_input_gives_both_outputs_and_an_exit_status():
+async def test_a_command_receives_stdin_and_returns_both_outputs_and_its_exit_status():
     async with offline() as (codex, _, home):
         async with codex.exec(["sh", "-c", "cat; echo oops >&2; pwd; exit 3"]) as process:
             await process.stdin.send_all(b"in ")
@@ -46,7 +46,7 @@ async def test_a_command_gets_input_gives_both_outputs_and_an_exit_status():
         assert stderr == b"oops\n"
 
 
-async def test_a_command_has_the_environment_and_the_directory_that_it_is_given():
+async def test_a_command_runs_with_the_given_environment_and_directory():
     async with offline() as (codex, _, home):
         (home.workspace / "below").mkdir()
         options = {"env": {"GREETING": "hi", "LANG": None}, "cwd": "below", "stdin": False, "sandbox": FULL}
@@ -55,7 +55,7 @@ async def test_a_command_has_the_environment_and_the_directory_that_it_is_given(
             assert await process.stdout.receive_some() == f"hi\n{home.workspace}/below\n".encode()
 
 
-async def test_a_sandbox_holds_a_command():
+async def test_a_command_runs_in_its_sandbox():
     async with offline() as (codex, _, home):
         for sandbox, status in ((Sandbox.read_only, 1), (FULL, 0)):
             async with codex.exec(["touch", "made"], sandbox=sandbox) as process:
@@ -63,21 +63,21 @@ async def test_a_sandbox_holds_a_command():
         assert (home.workspace / "made").exists()
 
 
-async def test_a_program_that_does_not_exist_is_refused_at_the_start():
+async def test_starting_a_missing_program_raises():
     async with offline() as (codex, _, _home):
         with pytest.raises(errors.InternalRpcError, match="failed to spawn"):
             async with codex.exec(["no-such-program"], sandbox=FULL):
                 pytest.fail("the body must not run")
 
 
-async def test_a_command_may_end_at_once():
+async def test_a_command_may_end_immediately():
     async with offline() as (codex, _, _home):
         for _ in range(10):
             async with codex.exec(["true"], sandbox=FULL) as process:
                 assert await process.wait() == 0
 
 
-async def test_a_terminal_can_be_typed_to_and_resized():
+async def test_a_terminal_takes_input_and_can_be_resized():
     async with offline() as (codex, _, _home):
         script = "stty size; read line; stty size; echo [$line]"
         async with codex.exec(["sh", "-c", script], tty=True, size=(100, 30)) as process:
@@ -89,7 +89,7 @@ async def test_a_terminal_can_be_typed_to_and_resized():
         assert printed.endswith(b"24 80\r\n[typed]\r\n")
 
 
-async def test_leaving_a_command_ends_it_with_its_children_but_not_one_in_a_session_of_its_own():
+async def test_leaving_a_command_ends_its_children_except_in_another_session():
     async with offline() as (codex, _, _home):
         with trio.CancelScope() as scope:
             first, escaped, last = map(seconds, (971, 972, 973))
@@ -101,18 +101,18 @@ async def test_leaving_a_command_ends_it_with_its_children_but_not_one_in_a_sess
                 await trio.lowlevel.checkpoint()
         assert process.returncode == 137
         await until(lambda: not sleeping(971) and not sleeping(973))
-        assert sleeping(972), "the one that escapes"
+        assert sleeping(972), "the child in another session"
     await until(lambda: not sleeping(972))
 
 
-async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
+async def test_64_open_commands_all_end_although_the_request_window_is_smaller():
     async with offline(CodexConfig(request_window=64)) as (codex, _, _home):
         processes = []
         all_open = trio.Event()
 
         async def one():
             async with codex.exec(["sh", "-c", f"echo up; exec sleep {seconds(974)}"]) as process:
-                # Before that, the server may leave it running (Q60).
+                # A command that has not started yet may be left running by the server (Q60).
                 await process.stdout.receive_some()
                 processes.append(process)
                 if len(processes) == 64:
@@ -124,11 +124,11 @@ async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
             for _ in range(64):
                 nursery.start_soon(one)
         assert {process.returncode for process in processes} == {137}
-        # The sandbox ends first; the kernel ends the processes in it a moment later.
+        # The sandbox exits first; the kernel kills the processes inside it a moment later.
         await until(lambda: not sleeping(974))
 
 
-async def test_megabytes_go_through_both_ways():
+async def test_megabytes_cross_in_both_directions():
     size = 8_000_000
     async with offline() as (codex, _, _home), codex.exec(["cat"]) as process, trio.open_nursery() as nursery:
 
@@ -144,7 +144,7 @@ async def test_megabytes_go_through_both_ways():
         assert await process.wait() == 0
 
 
-async def test_output_that_nobody_reads_is_bounded_and_holds_nothing_up():
+async def test_unread_output_is_bounded_and_does_not_block_the_client():
     async with (
         offline(CodexConfig(event_buffer=EventBuffer(size=100_000))) as (codex, _, _home),
         codex.exec(["head", "-c", "5000000", "/dev/zero"]) as process,
@@ -154,13 +154,13 @@ async def test_output_that_nobody_reads_is_bounded_and_holds_nothing_up():
         with pytest.raises(trio.BrokenResourceError) as caught:
             async for piece in process.stdout:
                 kept += len(piece)
-        # The piece that did not fit is at most as large as one read of the server.
+        # The chunk that did not fit is no larger than one read by the server.
         assert 100_000 - 65_536 < kept <= 100_000
         assert isinstance(caught.value.__cause__, errors.SubscriptionOverflow)
 
 
-async def test_a_command_that_leaves_much_input_unread_cannot_be_ended_but_with_its_server():
-    # Quirk Q51: behind a full queue of input the server does not take the request to end the command.
+async def test_a_command_with_a_full_input_queue_ends_only_with_its_server():
+    # While the input queue is full, the server does not accept the request to end the command (Q51).
     async with offline(CodexConfig(interrupt_grace=0.5)) as (codex, _, _home):
         with pytest.raises(errors.ConnectionBroken, match="interrupt_grace"):
             async with codex.exec(["sleep", seconds(975)]) as process:
@@ -175,7 +175,7 @@ async def test_a_command_that_leaves_much_input_unread_cannot_be_ended_but_with_
 # -- watches -------------------------------------------------------------------------------------------------------
 
 
-async def test_watches_tell_changes_apart_and_stop_with_their_scopes():
+async def test_watches_report_their_own_changes_and_stop_with_their_scopes():
     async with offline() as (codex, _, home):
         file = home.workspace / "file"
         async with codex.watch(".") as directory, codex.watch(file) as single:
@@ -202,7 +202,7 @@ async def goal_on_server(thread):
     return (await thread._session.server.request("thread/goal/get", {"threadId": thread.id})).goal
 
 
-async def test_a_goal_continues_from_turn_to_turn_until_it_is_reached():
+async def test_a_goal_starts_turns_until_it_is_reached():
     async with offline() as (codex, model, _):
         model.say("begun")
         model.say("half way")
@@ -219,7 +219,7 @@ async def test_a_goal_continues_from_turn_to_turn_until_it_is_reached():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_goal_left_early_is_paused_and_its_turn_has_ended():
+async def test_leaving_a_goal_early_pauses_it_and_ends_its_turn():
     async with offline() as (codex, model, _):
         model.say("begun")
         model.hang("going on")
@@ -236,8 +236,8 @@ async def test_a_goal_left_early_is_paused_and_its_turn_has_ended():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_goal_left_between_two_turns_starts_no_third():
-    # Quirk Q52: paused there, the server starts one more turn.
+async def test_a_goal_left_between_two_turns_starts_no_more_turns():
+    # If a goal is paused between two turns, the server starts one more (Q52).
     async with offline() as (codex, model, _):
         model.default = Response(Text("again"))
         thread = await codex.thread_start()
@@ -248,10 +248,10 @@ async def test_a_goal_left_between_two_turns_starts_no_third():
                         break
             asked = len(model.requests)
             assert (await thread.run("next")).final_response == "again"
-            assert len(model.requests) == asked + 1, "no turn of the goal ran on"
+            assert len(model.requests) == asked + 1, "no turn was left to end"
 
 
-async def test_a_goal_is_steered_in_the_turn_that_runs():
+async def test_steering_a_goal_reaches_its_running_turn():
     async with offline() as (codex, model, _):
         model.say("begun")
         model.hang("second")
@@ -268,7 +268,7 @@ async def test_a_goal_is_steered_in_the_turn_that_runs():
             await goal.steer("too late")
 
 
-async def test_a_goal_is_interrupted_and_its_thread_stays_usable():
+async def test_after_interrupting_a_goal_its_thread_stays_usable():
     async with offline() as (codex, model, _):
         model.hang("begun")
         thread = await codex.thread_start()
@@ -283,7 +283,7 @@ async def test_a_goal_is_interrupted_and_its_thread_stays_usable():
 @pytest.mark.parametrize(
     ("failure", "status"), [("insufficient_quota", "usageLimited"), ("server_error", "blocked")]
 )
-async def test_a_goal_whose_model_fails_is_over_and_a_new_one_starts_afresh(failure, status):
+async def test_a_failing_model_ends_the_goal_and_a_new_goal_starts_from_scratch(failure, status):
     async with offline() as (codex, model, _):
         model.respond(Failed(failure))
         thread = await codex.thread_start()
@@ -296,7 +296,7 @@ async def test_a_goal_whose_model_fails_is_over_and_a_new_one_starts_afresh(fail
         assert (result.status, len(result.turns)) == ("budgetLimited", 2)
 
 
-async def test_an_ephemeral_thread_has_no_goals_and_stays_usable():
+async def test_an_ephemeral_thread_refuses_goals_and_stays_usable():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start(ephemeral=True)
         with pytest.raises(errors.InvalidRequestError):
@@ -309,7 +309,7 @@ async def test_an_ephemeral_thread_has_no_goals_and_stays_usable():
 # -- reviews, compaction -------------------------------------------------------------------------------------------
 
 
-async def test_a_review_gives_its_text_and_a_steer_of_it_is_refused():
+async def test_a_review_returns_its_text_and_refuses_to_be_steered():
     async with offline() as (codex, model, _):
         gate = model.gate()
         model.say("It is fine.")
@@ -325,7 +325,7 @@ async def test_a_review_gives_its_text_and_a_steer_of_it_is_refused():
         assert model.requests[0].last_user_text == "the tests"
 
 
-async def test_a_review_left_early_has_ended():
+async def test_leaving_a_review_early_ends_it():
     async with offline() as (codex, model, _):
         model.hang("partial")
         thread = await codex.thread_start()
@@ -336,7 +336,7 @@ async def test_a_review_left_early_has_ended():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_review_by_a_bare_request_frees_its_thread_when_it_ends():
+async def test_a_review_started_by_a_plain_request_frees_its_thread_when_it_ends():
     async with offline() as (codex, model, _):
         model.say("It is fine.")
         thread = await codex.thread_start()
@@ -348,7 +348,7 @@ async def test_a_review_by_a_bare_request_frees_its_thread_when_it_ends():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_compaction_is_awaited_and_a_cancelled_one_has_ended():
+async def test_a_compaction_is_awaited_and_cancelling_ends_it():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         model.say("much")
@@ -369,7 +369,7 @@ async def test_a_compaction_is_awaited_and_a_cancelled_one_has_ended():
 # -- shell commands, background terminals --------------------------------------------------------------------------
 
 
-async def test_a_shell_command_knows_no_sandbox_and_a_cancelled_one_is_gone():
+async def test_a_shell_command_runs_unsandboxed_and_cancelling_ends_it():
     async with offline() as (codex, _, home):
         thread = await codex.thread_start(sandbox=Sandbox.read_only)
         item = await thread.shell_command("echo out > made && cat made | tr o O; exit 3")
@@ -382,7 +382,7 @@ async def test_a_shell_command_knows_no_sandbox_and_a_cancelled_one_is_gone():
         await until(lambda: not sleeping(976))
 
 
-async def test_a_shell_command_in_an_open_turn_is_an_item_of_it():
+async def test_a_shell_command_during_a_turn_becomes_one_of_its_items():
     async with offline() as (codex, model, _):
         model.hang("thinking")
         thread = await codex.thread_start()
@@ -396,7 +396,7 @@ async def test_a_shell_command_in_an_open_turn_is_an_item_of_it():
         assert turn.result.status is TurnStatus.interrupted
 
 
-async def test_several_shell_commands_at_once_each_give_their_own_output():
+async def test_concurrent_shell_commands_each_return_their_own_output():
     async with offline() as (codex, _, _home):
         thread = await codex.thread_start()
         outputs = {}
@@ -410,14 +410,14 @@ async def test_several_shell_commands_at_once_each_give_their_own_output():
         assert outputs == {"one": "one\n", "two": "two\n", "three": "three\n"}
 
 
-async def test_background_terminals_are_listed_and_ended():
+async def test_background_terminals_can_be_listed_and_ended():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start(sandbox=FULL)
         for number in (977, 978, 979):
             model.respond(Command(f"exec sleep {seconds(number)}", yield_time_ms=250))
         model.respond(Text("they run"), Hang())
         model.default = Response(Text("they run"))
-        async with thread.turn("leave them behind") as turn:
+        async with thread.turn("start them") as turn:
             async for _ in turn.text():
                 terminals = await thread.terminals.list()
                 ids = {

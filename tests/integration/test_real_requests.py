@@ -1,4 +1,4 @@
-"""The real server's requests, each with every decision and every fault: the effect, and the records of it."""
+"""The real server's requests, each with every decision and every fault: its effect and its records."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Every line that the client writes to the pipe."""
+    """Yield the lines that the client writes to the pipe."""
     lines = []
     take = WriteQueue._take
 
@@ -30,7 +30,7 @@ def sent(monkeypatch):
 
 
 def asking(scenario, callback):
-    """A policy that asks this callback about the scenario's request, and nobody about anything else."""
+    """Return a policy that passes only the scenario's request to this callback."""
     return Policy(**{scenario.callback: callback})
 
 
@@ -46,7 +46,7 @@ every_request = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 
 
 @every_request
-async def test_what_is_accepted_happens(scenario, tmp_path, sent):
+async def test_an_accepted_request_takes_effect(scenario, tmp_path, sent):
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
         result = await world.thread.run("go", policy=asking(scenario, deciding(scenario.accept)))
@@ -59,7 +59,7 @@ async def test_what_is_accepted_happens(scenario, tmp_path, sent):
 
 
 @every_request
-async def test_what_is_declined_does_not_happen_and_the_turn_continues(scenario, tmp_path, sent):
+async def test_a_declined_request_has_no_effect_and_the_turn_continues(scenario, tmp_path, sent):
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
         result = await world.thread.run("go", policy=asking(scenario, deciding(policies.decline())))
@@ -72,7 +72,7 @@ async def test_what_is_declined_does_not_happen_and_the_turn_continues(scenario,
 
 
 @every_request
-async def test_what_is_cancelled_does_not_happen_and_interrupts_the_turn(scenario, tmp_path, sent):
+async def test_a_cancelled_request_has_no_effect_and_interrupts_the_turn(scenario, tmp_path, sent):
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
         result = await world.thread.run("go", policy=asking(scenario, deciding(policies.cancel())))
@@ -85,7 +85,7 @@ async def test_what_is_cancelled_does_not_happen_and_interrupts_the_turn(scenari
 
 @pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.lasts], ids=str)
 @pytest.mark.parametrize(("scope", "asked_twice"), [("once", True), ("session", False)])
-async def test_what_is_accepted_for_the_session_is_not_asked_again(
+async def test_a_request_accepted_for_the_session_is_not_made_again(
     scenario, scope, asked_twice, tmp_path, sent
 ):
     decision = policies.accept(scope)
@@ -100,7 +100,7 @@ async def test_what_is_accepted_for_the_session_is_not_asked_again(
 
 
 @pytest.mark.parametrize(("scope", "holds"), [("once", False), ("session", True)])
-async def test_permissions_that_are_granted_for_the_session_hold_in_later_turns(scope, holds, tmp_path, sent):
+async def test_permissions_granted_for_the_session_apply_to_later_turns(scope, holds, tmp_path, sent):
     async with running(PERMISSIONS, tmp_path, sent) as world:
         policy = Policy(permissions=deciding(policies.accept(scope)))
         world.model.request_permissions("why", write=[world.granted])
@@ -114,7 +114,7 @@ async def test_permissions_that_are_granted_for_the_session_hold_in_later_turns(
     assert len(world.decisions) == 1
 
 
-async def test_a_rule_that_is_accepted_with_a_command_spares_the_next_ones_in_any_thread(tmp_path, sent):
+async def test_a_rule_accepted_with_a_command_applies_to_later_commands_of_all_threads(tmp_path, sent):
     rule = policies.accept(exec_policy=["touch"])
     async with running(COMMAND, tmp_path, sent) as world:
         policy = asking(COMMAND, deciding(rule))
@@ -133,7 +133,7 @@ async def test_a_rule_that_is_accepted_with_a_command_spares_the_next_ones_in_an
 
 
 @pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
-async def test_two_commands_that_are_asked_about_at_once_are_decided_in_any_order(order, tmp_path, sent):
+async def test_concurrent_command_approvals_are_decided_in_any_order(order, tmp_path, sent):
     asked = {"first": trio.Event(), "second": trio.Event()}
     decided = {"first": trio.Event(), "second": trio.Event()}
 
@@ -159,7 +159,7 @@ async def test_two_commands_that_are_asked_about_at_once_are_decided_in_any_orde
     assert len({record.id for record in world.codex.decisions}) == 2
 
 
-async def test_permissions_are_granted_as_far_as_they_were_asked_for(tmp_path, sent):
+async def test_only_requested_permissions_are_granted(tmp_path, sent):
     generous = policies.grant(write=["/"], network=True)
     async with running(PERMISSIONS, tmp_path, sent) as world:
         world.lead_to(PERMISSIONS)
@@ -178,7 +178,7 @@ def spawn_an_agent_that_asks(world):
     parent.hang("waiting for it")
 
 
-async def test_an_agent_asks_the_policy_of_the_turn_that_spawned_it_and_says_whose_it_is(tmp_path, sent):
+async def test_requests_of_an_agent_go_to_the_policy_of_its_parent_turn_and_name_the_agent(tmp_path, sent):
     asked = []
 
     async def accept(request):
@@ -201,9 +201,7 @@ async def test_an_agent_asks_the_policy_of_the_turn_that_spawned_it_and_says_who
     assert world.decisions == [("answered", "turn", policies.accept(), None)]
 
 
-async def test_what_an_agent_asks_is_answered_although_the_turn_that_spawned_it_completes_before(
-    tmp_path, sent
-):
+async def test_a_request_of_an_agent_is_answered_after_its_parent_turn_completed(tmp_path, sent):
     asked, gate = trio.Event(), trio.Event()
 
     async def accept(_):
@@ -230,7 +228,7 @@ async def test_what_an_agent_asks_is_answered_although_the_turn_that_spawned_it_
     assert world.decisions == [("answered", "turn", policies.accept(), None)]
 
 
-async def test_leaving_a_turn_cancels_what_its_agents_ask(tmp_path, sent):
+async def test_leaving_a_turn_cancels_the_requests_of_its_agents(tmp_path, sent):
     parked = Parked()
     async with running(COMMAND, tmp_path, sent) as world:
         spawn_an_agent_that_asks(world)
@@ -327,7 +325,7 @@ async def test_a_policy_whose_own_scope_is_cancelled_may_still_decide(scenario, 
     assert world.decisions == [("answered", "turn", decision, "it took too long")]
 
 
-# -- callbacks that are still at it --------------------------------------------------------------------------------
+# -- callbacks that are still running --------------------------------------------------------------------------------
 
 
 class Parked:
@@ -347,7 +345,7 @@ class Parked:
 
 
 @every_request
-async def test_a_parked_request_of_an_interrupted_turn_gets_no_answer(scenario, tmp_path, sent):
+async def test_a_pending_request_of_an_interrupted_turn_is_not_answered(scenario, tmp_path, sent):
     parked = Parked()
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
@@ -362,7 +360,7 @@ async def test_a_parked_request_of_an_interrupted_turn_gets_no_answer(scenario, 
 
 
 @every_request
-async def test_a_parked_request_of_a_turn_that_is_left_gets_no_answer(scenario, tmp_path, sent):
+async def test_a_pending_request_is_not_answered_once_its_turn_is_left(scenario, tmp_path, sent):
     parked = Parked()
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
@@ -375,7 +373,7 @@ async def test_a_parked_request_of_a_turn_that_is_left_gets_no_answer(scenario, 
 
 
 @every_request
-async def test_a_parked_request_of_a_server_that_is_killed_gets_no_answer(scenario, tmp_path, sent):
+async def test_a_pending_request_is_not_answered_once_the_server_is_killed(scenario, tmp_path, sent):
     parked = Parked()
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
@@ -399,7 +397,7 @@ def assert_nobody_answered(world, scenario, reasons):
 
 
 async def until(condition):
-    """Wait for something that sends no event."""
+    """Wait for a condition that no event announces."""
     with trio.fail_after(5):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)

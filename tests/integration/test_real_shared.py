@@ -1,4 +1,4 @@
-"""Two clients of one real server: a thread that one of them resumes still belongs to the other."""
+"""Two clients of one real server: resuming the other's thread does not take it over."""
 
 import pytest
 import trio
@@ -25,7 +25,7 @@ async def test_a_turn_of_another_client_is_neither_steered_nor_ended():
 
 
 @pytest.mark.parametrize("given", ["nothing", "a policy for the client", "a policy for the thread"])
-async def test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_another_client_gives_for_the_thread(
+async def test_another_client_decides_an_approval_only_with_a_policy_for_that_thread(
     given,
 ):
     asked = trio.Event()
@@ -65,5 +65,5 @@ async def test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_ano
             with trio.move_on_after(0.5):
                 await ended.wait()
             assert [record.outcome for record in other.decisions] == ["left"]
-            assert not owner.decisions, "it is its owner's to decide still"
+            assert not owner.decisions, "only the owner may decide"
             nursery.cancel_scope.cancel()

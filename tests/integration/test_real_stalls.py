@@ -1,4 +1,4 @@
-"""A program that is blocked for longer than a timeout: the server answered, and is not blamed."""
+"""A program blocked for longer than a timeout does not blame the server, which has answered."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.real
 
 
 def block(seconds):
-    """Block this program, as a synchronous call, a debugger or SIGSTOP does."""
+    """Block this program, like a synchronous call, a debugger or SIGSTOP."""
     time.sleep(seconds)
 
 
-async def test_a_request_that_was_answered_meanwhile_does_not_time_out():
+async def test_a_request_answered_during_the_stall_does_not_time_out():
     async with offline(CodexConfig(request_timeout=0.4)) as (codex, _, _), trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(codex.models)
@@ -29,8 +29,8 @@ async def test_a_request_that_was_answered_meanwhile_does_not_time_out():
             block(0.6)
 
 
-async def test_a_turn_that_ended_meanwhile_is_no_stall():
-    # Without a model the turn fails, some 20 ms after its start.
+async def test_a_turn_that_ended_during_the_stall_is_not_stalled():
+    # Without a model the turn fails about 20 ms after its start.
     with trio.fail_after(30), offline_home("http://127.0.0.1:9/v1") as home:
         async with open_codex(home.config()) as codex:
             thread = await codex.thread_start()
@@ -42,7 +42,7 @@ async def test_a_turn_that_ended_meanwhile_is_no_stall():
 
 
 @pytest.mark.parametrize("delay", [0, 0.002])
-async def test_a_turn_that_was_interrupted_meanwhile_costs_no_other_turn(delay):
+async def test_a_turn_interrupted_during_the_stall_does_not_end_other_turns(delay):
     async with offline(CodexConfig(interrupt_grace=0.5)) as (codex, model, _):
         gate = Gate()
         model.script("important").respond(Text("begun ", gate, "and done"))
@@ -64,7 +64,7 @@ async def test_a_turn_that_was_interrupted_meanwhile_costs_no_other_turn(delay):
             assert (await important.wait()).final_response == "begun and done"
 
 
-async def test_a_server_that_came_up_meanwhile_has_started():
+async def test_a_server_that_started_during_the_stall_is_accepted():
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -97,7 +97,7 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("seconds", [1.2])
-def test_time_during_which_the_program_was_stopped_counts_against_nobody(seconds):
+def test_time_while_the_program_was_stopped_does_not_count(seconds):
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:

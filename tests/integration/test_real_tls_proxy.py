@@ -1,4 +1,4 @@
-"""The real server behind a proxy that ends TLS, as it is reached over a network."""
+"""The real server behind a proxy that terminates TLS, as over a network."""
 
 import base64
 from contextlib import asynccontextmanager
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.real
 
 
 class Proxy:
-    """Relays each connection to a port of loopback, without TLS. Knows no protocol, as a proxy for TCP.
+    """Relays each connection to a loopback port without TLS, as a plain TCP proxy does.
 
     Attributes:
-        connections: The connections of clients.
-        relayed_bytes: How much was relayed, both ways.
+        connections: Open connections from clients.
+        relayed_bytes: Bytes relayed in both directions.
     """
 
     def __init__(self, url):
@@ -49,7 +49,7 @@ class Proxy:
 
 @asynccontextmanager
 async def behind_a_proxy(server_context, kind="token"):
-    """Yield the URL of a proxy, what a client proves itself with, the proxy, the model and the server process."""
+    """Yield the proxy's URL, a client's credentials, the proxy, the model and the server process."""
     with trio.fail_after(30):
         async with MockModel() as model:
             with offline_home(model) as home:
@@ -78,7 +78,9 @@ async def test_a_session_works_through_a_tls_proxy_with_a_private_certificate(
             assert turn.result.status is TurnStatus.interrupted
 
 
-async def test_a_turn_whose_proxy_drops_the_connection_is_ended_through_the_proxy(server_context, trusting):
+async def test_after_the_proxy_drops_the_connection_the_turn_is_ended_through_a_new_one(
+    server_context, trusting
+):
     async with behind_a_proxy(server_context) as (url, auth, proxy, model):
         model.hang()
         options = {"auth": auth, "ssl_context": trusting}
@@ -94,7 +96,7 @@ async def test_a_turn_whose_proxy_drops_the_connection_is_ended_through_the_prox
             assert [turn.status async for turn in thread.turns()] == ["interrupted"]
 
 
-async def test_a_certificate_that_nobody_trusts_is_refused_before_the_token_is_sent(server_context):
+async def test_an_untrusted_certificate_is_refused_before_the_token_is_sent(server_context):
     async with behind_a_proxy(server_context) as (url, auth, proxy, _):
         with pytest.raises(errors.AttachError, match="certificate") as caught:
             async with attach_codex(url, auth=auth):

@@ -1,4 +1,4 @@
-"""Tools on the real server: what reaches the model, and how a call ends."""
+"""Tools on the real server: what the model receives, and how calls end."""
 
 import base64
 import enum
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 
 @asynccontextmanager
 async def offline(*tools):
-    """A model, a home, and the real server as a client of both."""
+    """Yield a client of the real server, its model and its home."""
     with trio.fail_after(20):
         async with offline_codex(tools=tools) as (codex, model, _):
             yield codex, model
@@ -76,7 +76,7 @@ async def weather(place: Place, unit: Unit = Unit.celsius, days: Annotated[int, 
     return f"sunny in {place.name} ({unit.name}, {days})"
 
 
-async def test_the_schema_of_a_tool_reaches_the_model_without_what_the_server_drops():
+async def test_the_model_receives_the_schema_of_a_tool_except_keywords_that_the_server_drops():
     async with offline(weather) as (codex, model):
         model.say("done")
         thread = await codex.thread_start()
@@ -106,7 +106,7 @@ async def test_the_schema_of_a_tool_reaches_the_model_without_what_the_server_dr
         }
 
 
-async def test_text_json_and_images_reach_the_model_and_the_items_say_that_they_succeeded():
+async def test_text_json_and_images_reach_the_model_and_their_items_succeed():
     picture = a_png()
 
     @tool
@@ -143,7 +143,7 @@ async def test_text_json_and_images_reach_the_model_and_the_items_say_that_they_
         assert output_of(second, "c3") == '{"a":[1,2]}'
         assert output_of(second, "c4") == "done"
         calls = [item for item in result.items if isinstance(item, wire.DynamicToolCallThreadItem)]
-        # They run at the same time, and may end in any order.
+        # The calls run concurrently and may end in any order.
         assert sorted((item.id, item.status, item.success) for item in calls) == [
             (f"c{number}", "completed", True) for number in range(1, 5)
         ]
@@ -187,7 +187,7 @@ async def test_failed_calls_are_reported_to_the_model_and_the_turn_continues(cap
     assert [record.getMessage() for record in caplog.records] == ["the tool crash failed"]
 
 
-async def test_a_parked_call_is_cancelled_when_its_turn_is_left_and_nothing_is_written_afterwards():
+async def test_leaving_the_turn_cancels_its_tool_calls_and_writes_no_response():
     started, ended = trio.Event(), trio.Event()
 
     @tool
@@ -211,7 +211,7 @@ async def test_a_parked_call_is_cancelled_when_its_turn_is_left_and_nothing_is_w
         assert (await thread.run("go on")).final_response == "again"
 
 
-async def test_a_limit_holds_over_the_threads_of_a_client():
+async def test_a_tools_limit_is_shared_by_all_threads_of_a_client():
     running, most, met = 0, 0, trio.Event()
 
     @tool(limit=1)
@@ -254,7 +254,7 @@ async def test_a_limit_holds_over_the_threads_of_a_client():
 
 
 @pytest.mark.parametrize("fork_context", [False, True])
-async def test_a_child_agent_has_the_tools_only_if_it_takes_over_the_context(fork_context):
+async def test_a_child_agent_has_the_tools_only_if_it_inherits_the_context(fork_context):
     seen = []
 
     @tool
@@ -267,7 +267,7 @@ async def test_a_child_agent_has_the_tools_only_if_it_takes_over_the_context(for
         child = model.script("child work")
         child.respond(ToolCall("look", call_id="c1"))
         child.say("the child is done")
-        # Called once more if it learns of the child's end in time.
+        # The model is called once more if it learns of the child's end in time.
         parent = model.script("parent work", default=Response(Text("the parent is done")))
         task = {"message": "child work", "fork_context": fork_context}
         parent.respond(ToolCall("spawn_agent", task, namespace="multi_agent_v1", call_id="s1"))
@@ -286,7 +286,7 @@ async def test_a_child_agent_has_the_tools_only_if_it_takes_over_the_context(for
         )
 
 
-async def test_a_resumed_or_forked_thread_still_offers_its_tools_and_the_handlers_are_given_anew():
+async def test_a_resumed_or_forked_thread_still_offers_its_tools_with_new_handlers():
     async with a_home() as (config, model):
         async with open_codex(config) as codex:
             model.say("hello")
@@ -312,7 +312,7 @@ async def test_a_resumed_or_forked_thread_still_offers_its_tools_and_the_handler
     ],
     ids=str,
 )
-async def test_the_server_refuses_what_is_refused_here_too(spec):
+async def test_the_server_refuses_the_same_tools_as_the_client(spec):
     async with offline() as (codex, _):
         spec = {"type": "function", "description": "", "inputSchema": {"type": "object"}, **spec}
         with pytest.raises(errors.InvalidRequestError):

@@ -1,4 +1,4 @@
-"""The real server, its model replaced at the HTTP boundary: turns, their controls, and every way they end."""
+"""Turns on the real server, with the model replaced at the HTTP boundary: their controls, and every way they end."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real
 # -- run -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_run_gives_the_final_text_its_items_and_usage():
+async def test_a_run_returns_the_final_text_items_and_usage():
     async with offline() as (codex, model, _):
         model.say("hel", "lo")
         thread = await codex.thread_start()
@@ -35,7 +35,7 @@ async def test_a_run_gives_the_final_text_its_items_and_usage():
         assert model.requests[0].body["stream"] is True
 
 
-async def test_a_streamed_turn_gives_exactly_its_deltas_and_one_terminal_event():
+async def test_a_turn_streams_exactly_its_deltas_and_one_terminal_event():
     async with offline() as (codex, model, _):
         model.say("he", "llo")
         thread = await codex.thread_start()
@@ -49,7 +49,7 @@ async def test_a_streamed_turn_gives_exactly_its_deltas_and_one_terminal_event()
         assert all(event.emitted_at is not None for event in events)
 
 
-async def test_the_raw_items_of_the_model_arrive_typed():
+async def test_raw_response_items_are_typed():
     async with offline() as (codex, model, _):
         model.run_command("true")
         model.say("done")
@@ -63,7 +63,7 @@ async def test_the_raw_items_of_the_model_arrive_typed():
     assert [response.usage is not None for response in responses] == [True, True]
 
 
-async def test_text_that_no_ascii_holds_crosses_unchanged_both_ways():
+async def test_non_ascii_text_crosses_unchanged_in_both_directions():
     text = 'quotes " and \\ and newlines\n\tä € 𝄞 \u2028 end'
     async with offline() as (codex, model, _):
         model.say(text)
@@ -73,7 +73,7 @@ async def test_text_that_no_ascii_holds_crosses_unchanged_both_ways():
         assert model.requests[0].last_user_text == text
 
 
-async def test_two_turns_on_two_threads_run_at_once_and_see_only_their_own():
+async def test_concurrent_turns_on_two_threads_see_only_their_own_events():
     async with offline() as (codex, model, _):
         gate = model.gate()
         model.respond(Text("a1"), gate, Text("a2"), when=lambda request: request.last_user_text == "ask a")
@@ -183,7 +183,7 @@ async def test_a_turn_cancelled_by_its_scope_has_ended_on_the_server(moment):
         assert isinstance(read.status, wire.IdleThreadStatus)
 
 
-async def test_a_channel_around_a_turn_that_is_left_half_way_ends_the_turn():
+async def test_leaving_a_channel_around_a_turn_early_ends_the_turn():
     @trio.as_safe_channel
     async def answer(thread, question):
         async with thread.turn(question) as turn:
@@ -218,7 +218,7 @@ async def test_a_deadline_around_a_turn_keeps_the_partial_result():
         assert turn.result.status is TurnStatus.interrupted
 
 
-async def test_a_command_of_a_cancelled_turn_is_gone():
+async def test_cancelling_a_turn_ends_its_command():
     async with offline(sandbox_mode="danger-full-access") as (codex, model, home):
         marker = f"{home.workspace}/started"
         model.run_command(f"touch {marker}; exec sleep 987")
@@ -234,7 +234,7 @@ async def test_a_command_of_a_cancelled_turn_is_gone():
         await until(lambda: not running("sleep 987"))
 
 
-async def test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_earlier_turn_is_not():
+async def test_cancelling_a_turn_ends_its_background_command_but_none_of_earlier_turns():
     async with offline(sandbox_mode="danger-full-access") as (codex, model, _):
         thread = await codex.thread_start(sandbox=Sandbox.full_access)
         model.respond(Command("exec sleep 981", yield_time_ms=250))
@@ -252,7 +252,7 @@ async def test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_ea
         assert running("sleep 981")
 
 
-async def test_a_background_command_of_an_interrupted_turn_runs_on_until_its_scope_is_left():
+async def test_a_background_command_of_an_interrupted_turn_runs_until_the_scope_exits():
     async with offline(sandbox_mode="danger-full-access") as (codex, model, _):
         thread = await codex.thread_start(sandbox=Sandbox.full_access)
         model.respond(Command("exec sleep 983", yield_time_ms=250))
@@ -266,7 +266,7 @@ async def test_a_background_command_of_an_interrupted_turn_runs_on_until_its_sco
         await until(lambda: not running("sleep 983"))
 
 
-async def test_an_agent_spawned_by_a_cancelled_turn_has_ended():
+async def test_cancelling_a_turn_ends_its_agents():
     async with offline() as (codex, model, _):
         child = model.script("child work", default=Response(Text("the child says"), Hang()))
         parent = model.script("parent work")
@@ -310,7 +310,7 @@ async def test_an_agent_spawned_by_a_cancelled_turn_has_ended():
     ],
     ids=["429", "500", "response.failed", "cut"],
 )
-async def test_a_failure_of_the_model_fails_the_turn_and_the_next_one_works(script, kind):
+async def test_a_model_failure_fails_the_turn_and_the_next_one_works(script, kind):
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         script(model)
@@ -327,7 +327,7 @@ async def test_a_failure_of_the_model_fails_the_turn_and_the_next_one_works(scri
 # -- the server's death --------------------------------------------------------------------------------------------
 
 
-async def test_the_server_killed_in_mid_turn_loses_the_turn_with_its_cause_and_the_thread_can_be_resumed():
+async def test_killing_the_server_during_a_turn_reports_the_cause_and_the_thread_can_be_resumed():
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model) as home:
@@ -450,7 +450,7 @@ PATCH = """\
 
 
 @pytest.mark.parametrize("directory", [".", "below"])
-async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_revert(directory):
+async def test_a_patch_is_undone_with_its_diff_and_messages_with_a_rollback(directory):
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
         git_init(home.workspace)
         cwd = home.workspace / directory
@@ -470,7 +470,7 @@ async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_
         result = await thread.run("patch it")
         assert files() == {"kept.txt": "one\n2\n", "new.txt": "new\n"}
 
-        # The paths of the diff are those from the root of the repository.
+        # Paths in the diff are relative to the root of the repository.
         async with codex.exec(["git", "apply", "--reverse"], cwd=home.workspace) as git:
             await git.stdin.send_all(result.diff.encode())
             await git.stdin.aclose()
@@ -483,7 +483,7 @@ async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_
         assert "patch it" not in str(model.requests[-1].body)
 
 
-async def test_the_diff_of_a_turn_reports_of_patches_and_not_of_what_commands_wrote():
+async def test_the_diff_of_a_turn_contains_patches_but_not_writes_by_commands():
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
         git_init(home.workspace)
         model.run_command("echo text >written.txt")
@@ -511,7 +511,7 @@ async def test_without_a_policy_a_command_is_denied(caplog):
         assert "no policy" in warnings[0].getMessage()
 
 
-async def test_other_requests_continue_while_an_approval_is_parked():
+async def test_other_requests_work_while_an_approval_is_pending():
     async with offline(approval_policy="on-request") as (codex, model, home):
         parked, release = trio.Event(), trio.Event()
 
@@ -533,7 +533,7 @@ async def test_other_requests_continue_while_an_approval_is_parked():
         assert (home.workspace / "made.txt").exists()
 
 
-async def test_a_turn_cancelled_while_its_approval_is_parked_cancels_the_policy():
+async def test_cancelling_a_turn_cancels_its_pending_policy_callback():
     async with offline(approval_policy="on-request") as (codex, model, home):
         outcome = []
         scope = trio.CancelScope()
@@ -569,13 +569,13 @@ def running(command):
 
 
 async def until(condition):
-    """Wait for something outside this program that sends no event."""
+    """Wait for a condition outside this program that no event announces."""
     with trio.fail_after(5):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
 
 
-async def test_a_thread_continues_for_one_handle_when_another_is_left():
+async def test_leaving_one_handle_does_not_affect_another_handle_of_the_thread():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         model.say("one")
@@ -586,7 +586,7 @@ async def test_a_thread_continues_for_one_handle_when_another_is_left():
         assert (await thread.run("again")).final_response == "two"
 
 
-async def test_the_directory_of_a_thread_is_followed_through_turns_and_settings(tmp_path):
+async def test_the_cwd_of_a_thread_follows_turns_and_settings(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()

@@ -1,7 +1,7 @@
-"""What the suite of the official SDK proves of the client as a whole, and agents and budgets, on the real server.
+"""Scenarios from the official SDK's test suite about the client, and agents and budgets, on the real server.
 
-The tests bear the numbers of the scenarios. ``tests/test_scenarios.py`` lists those without a test here or in the modules
-beside this one, with the reason.
+Test names contain the numbers of the scenarios. ``tests/test_scenarios.py`` lists the scenarios without a test, with
+the reason.
 """
 
 import importlib.resources
@@ -20,11 +20,11 @@ from trio_codex.testing import Hang, Response, Text, ToolCall, Usage
 real = pytest.mark.real
 
 MAY_BE_BARE = {"request", "review"}
-"""Methods whose positional argument is what they are about, not an option, and may still be left out."""
+"""Methods with an optional positional argument: it is what they act on, not an option."""
 
 
 @real
-async def test_s49_one_message_may_have_many_megabytes():
+async def test_s49_one_message_may_be_many_megabytes_long():
     async with offline() as (codex, _, home):
         size = 6 * 1024 * 1024
         path = home.workspace / "large"
@@ -52,7 +52,7 @@ def test_s55_public_methods_are_snake_case_typed_and_take_options_by_keyword(cls
             assert "Any" not in annotation or name == "request", f"{name}: {parameter}"
 
 
-def test_s55_the_package_says_that_it_is_typed():
+def test_s55_the_package_is_marked_as_typed():
     assert importlib.resources.files(trio_codex).joinpath("py.typed").is_file()
 
 
@@ -69,7 +69,7 @@ def script_an_agent(model):
 
 
 @real
-async def test_the_events_and_the_usage_of_an_agent_belong_to_the_turn_that_spawned_it():
+async def test_events_and_usage_of_an_agent_count_for_its_parent_turn():
     async with offline() as (codex, model, _):
         parent = script_an_agent(model)
         parent.respond(Text("I wait for it"), Hang())
@@ -98,7 +98,7 @@ async def test_the_events_and_the_usage_of_an_agent_belong_to_the_turn_that_spaw
 
 
 @real
-async def test_a_turn_that_crosses_its_budget_has_ended_on_the_server():
+async def test_exceeding_its_budget_ends_a_turn_on_the_server():
     async with offline() as (codex, model, _):
         for _ in range(2):
             model.respond(ToolCall("exec_command", {"cmd": "true", "login": False}), Usage(40, 2))
@@ -115,7 +115,7 @@ async def test_a_turn_that_crosses_its_budget_has_ended_on_the_server():
 
 
 @real
-async def test_a_turn_whose_time_is_up_has_ended_on_the_server():
+async def test_exceeding_its_time_limit_ends_a_turn_on_the_server():
     async with offline() as (codex, model, _):
         model.default = Response(Hang())
         thread = await codex.thread_start(budget=Budget(seconds=0.3))
@@ -135,7 +135,7 @@ KEPT = [("turn", "tokens"), ("turn", "seconds"), *itertools.product(("thread", "
 
 @real
 @pytest.mark.parametrize(("carrier", "limit"), KEPT)
-async def test_a_budget_of_a_turn_a_thread_or_a_client_is_kept_and_says_what_was_used(carrier, limit):
+async def test_budgets_of_turns_threads_and_clients_are_enforced_and_report_usage(carrier, limit):
     def budget_of(what):
         return {"budget": LIMITS[limit]} if what == carrier else {}
 
@@ -159,7 +159,7 @@ async def test_a_budget_of_a_turn_a_thread_or_a_client_is_kept_and_says_what_was
             assert error.result.status is TurnStatus.interrupted
         stored = [turn.status async for turn in thread.turns()]
         assert stored == ["completed" if limit == "turns" else "interrupted"]
-        # A budget that is used up is used up for everything it covers, and for nothing else.
+        # An exhausted budget stops everything it covers, and nothing else.
         model.default = Response(Text("more"))
         other = await codex.thread_start()
         if carrier == "client":
@@ -169,11 +169,11 @@ async def test_a_budget_of_a_turn_a_thread_or_a_client_is_kept_and_says_what_was
             assert (await other.run("me, too")).final_response == "more"
 
 
-# -- what only the server can say ----------------------------------------------------------------------------------
+# -- server behavior ----------------------------------------------------------------------------------
 
 
 @real
-async def test_a_method_that_the_real_server_lacks_is_a_typed_error_of_readable_length():
+async def test_an_unknown_method_raises_a_typed_and_short_error():
     async with offline() as (codex, _, _home):
         with pytest.raises(errors.UnsupportedMethod) as caught:
             await codex.request("thread/rollback", {})
@@ -182,7 +182,7 @@ async def test_a_method_that_the_real_server_lacks_is_a_typed_error_of_readable_
 
 
 @real
-async def test_the_start_of_mcp_servers_is_reported_as_events():
+async def test_the_startup_of_mcp_servers_is_reported_as_events():
     async with offline(mcp_servers={"broken": {"command": "/nonexistent"}}) as (codex, _, _home):
         async with codex.events("mcpServer/startupStatus/updated") as events:
             await codex.thread_start()

@@ -1,7 +1,8 @@
-"""What the suite of the official SDK proves of goals and file watches, on the real server with its model replaced.
+"""Scenarios from the official SDK's test suite about goals and file watches, on the real server.
 
-The tests bear the numbers of the scenarios. There a goal is one logical turn with rewritten ids; here it is a scope over
-turns that keep their own. That a watch listens before its request goes out is proved in ``tests/remote/test_watch.py``.
+Test names contain the numbers of the scenarios. In the official SDK a goal is one logical turn with rewritten ids;
+here it is a scope whose turns keep their ids. ``tests/remote/test_watch.py`` proves that a watch listens before its
+request is sent.
 """
 
 import os
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.real
 
 
 def reached(text, *rest):
-    """What a model does to report that the goal is reached."""
+    """Make the model report that the goal is reached."""
     return Response(ToolCall("update_goal", {"status": "complete"})), Response(Text(text), *rest)
 
 
@@ -34,7 +35,7 @@ async def goal_on_server(codex, thread):
 
 
 async def check_usable(codex, model, thread, status=wire.IdleThreadStatus):
-    """Nothing runs on the thread, and an ordinary turn works."""
+    """Check that nothing runs on the thread, and that an ordinary turn works."""
     assert isinstance((await codex.thread_read(thread.id)).status, status)
     asked = len(model.requests)
     model.say("usable")
@@ -42,7 +43,7 @@ async def check_usable(codex, model, thread, status=wire.IdleThreadStatus):
     assert len(model.requests) == asked + 1
 
 
-async def test_s36_a_goal_continues_by_itself_and_has_one_result_with_everything():
+async def test_s36_a_goal_continues_by_itself_and_has_one_combined_result():
     async with offline() as (codex, model, _):
         model.respond(Text("begun"), Usage(10, 2))
         complete, last = reached("reached", Usage(30, 4))
@@ -60,7 +61,7 @@ async def test_s36_a_goal_continues_by_itself_and_has_one_result_with_everything
         assert "reach it" in model.requests[0].last_user_text
 
 
-async def test_s37_the_stream_of_a_goal_has_each_of_its_turns_whole_and_nothing_else():
+async def test_s37_a_goal_streams_all_events_of_its_turns_and_no_others():
     async with offline() as (codex, model, _):
         model.say("begun")
         answer(model, *reached("reached"))
@@ -81,7 +82,7 @@ async def test_s37_the_stream_of_a_goal_has_each_of_its_turns_whole_and_nothing_
         ]
 
 
-async def test_s38_a_goal_reached_in_its_first_turn_has_no_second_and_nothing_to_steer():
+async def test_s38_a_goal_reached_in_its_first_turn_has_one_turn_and_cannot_be_steered():
     async with offline() as (codex, model, _):
         answer(model, *reached("reached at once"))
         thread = await codex.thread_start()
@@ -90,14 +91,14 @@ async def test_s38_a_goal_reached_in_its_first_turn_has_no_second_and_nothing_to
             assert [turn.final_response for turn in result.turns] == ["reached at once"]
             with pytest.raises(errors.InvalidRequestError, match="no active turn to steer"):
                 await goal.steer("too late")
-            await goal.interrupt()  # it is over, as requested
+            await goal.interrupt()  # it is over already
             assert (await goal.wait()).status is wire.ThreadGoalStatus.complete
         assert (await goal_on_server(codex, thread)).status is wire.ThreadGoalStatus.complete
         assert len(model.requests) == 2
         await check_usable(codex, model, thread)
 
 
-async def test_s39_a_goal_that_was_kept_paused_is_replaced():
+async def test_s39_a_new_goal_replaces_a_paused_one():
     async with offline_parts() as (config, model, _):
         async with open_codex(config) as codex:
             model.hang("begun")
@@ -119,7 +120,7 @@ async def test_s39_a_goal_that_was_kept_paused_is_replaced():
 
 
 def is_cue(event, moment, ended):
-    """Whether this is the moment to act, between the two turns of a goal or in the second."""
+    """Return whether it is time to act: between the two turns of a goal, or during the second."""
     if moment == "between the two":
         return event.method == "turn/completed"
     # An event of the first turn may be read after that turn has ended.
@@ -127,9 +128,9 @@ def is_cue(event, moment, ended):
 
 
 @pytest.mark.parametrize("moment", ["while the second turn runs", "between the two"])
-async def test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with(moment):
+async def test_s40_a_steer_reaches_the_goals_second_turn(moment):
     async with offline() as (codex, model, _):
-        # Between the two the steer may come before the model is asked at all.
+        # Between the turns, the steer may arrive before the model receives the request.
         answer(model.script(lambda request: "that way, please" in request.input_texts), *reached("that way"))
         model.say("begun")
         model.hang("second")
@@ -145,9 +146,9 @@ async def test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with(moment):
 
 
 @pytest.mark.parametrize("moment", ["while the second turn runs", "between the two"])
-async def test_s40_an_interrupt_reaches_the_turn_that_the_goal_went_on_with(moment):
+async def test_s40_an_interrupt_reaches_the_goals_second_turn(moment):
     async with offline() as (codex, model, _):
-        # Between the two the interrupt may come before the model is asked at all.
+        # Between the turns, the interrupt may arrive before the model receives the request.
         goal_script = model.script("reach it", default=Response(Text("second"), Hang()))
         goal_script.say("begun")
         thread = await codex.thread_start()
@@ -159,13 +160,14 @@ async def test_s40_an_interrupt_reaches_the_turn_that_the_goal_went_on_with(mome
             result = await goal.wait()
         first, *second = [turn.status for turn in result.turns]
         assert first == TurnStatus.completed
-        # Paused between the two, the server may start no second: seen twice in a few hundred runs on a busy machine.
+        # If paused between the turns, the server may start no second one. On a busy machine this happened in two of a
+        # few hundred runs.
         assert second == [TurnStatus.interrupted] or (moment == "between the two" and second == [])
         assert result.status is wire.ThreadGoalStatus.paused
         await check_usable(codex, model, thread)
 
 
-async def test_s41_an_interrupt_pauses_the_goal_and_the_thread_stays_usable():
+async def test_s41_interrupting_pauses_the_goal_and_the_thread_stays_usable():
     async with offline() as (codex, model, _):
         model.hang("begun")
         thread = await codex.thread_start()
@@ -181,7 +183,7 @@ async def test_s41_an_interrupt_pauses_the_goal_and_the_thread_stays_usable():
     ("failure", "status", "turns"),
     [("insufficient_quota", "usageLimited", 1), ("server_error", "blocked", 2)],
 )
-async def test_s42_a_failure_ends_the_goal_with_what_the_server_said(failure, status, turns):
+async def test_s42_a_failure_ends_the_goal_with_the_servers_message(failure, status, turns):
     async with offline() as (codex, model, _):
         for _ in range(turns - 1):
             model.say("begun")
@@ -196,12 +198,12 @@ async def test_s42_a_failure_ends_the_goal_with_what_the_server_said(failure, st
         await check_usable(codex, model, thread, wire.SystemErrorThreadStatus)
 
 
-def test_s43_ctrl_c_while_a_goal_is_waited_for_pauses_it_and_leaves_the_thread_idle():
+def test_s43_ctrl_c_while_waiting_for_a_goal_pauses_it_and_leaves_the_thread_idle():
     async def interrupt_later(model):
         await model.wait_for_requests(2)
         signal.raise_signal(
             signal.SIGINT
-        )  # a system task is protected: it is raised where the main task waits
+        )  # system tasks are protected from Ctrl-C, so the main task raises it where it waits
 
     async def main():
         async with offline() as (codex, model, _):
@@ -220,7 +222,7 @@ def test_s43_ctrl_c_while_a_goal_is_waited_for_pauses_it_and_leaves_the_thread_i
 
 
 class CancelAt(Instrument):
-    """Cancels a scope when a request is sent, before its answer can come."""
+    """Cancels a scope when a request is sent, before its response can arrive."""
 
     def __init__(self, method):
         self.method = method
@@ -233,7 +235,7 @@ class CancelAt(Instrument):
 
 @pytest.mark.parametrize("moment", ["running", "starting"])
 @pytest.mark.parametrize("kind", ["goal", "turn"])
-async def test_s44_cancelling_ends_it_on_the_server_and_leaves_the_thread_usable(kind, moment):
+async def test_s44_cancelling_ends_the_goal_on_the_server_and_the_thread_stays_usable(kind, moment):
     method = "thread/goal/set" if kind == "goal" else "turn/start"
     watching = CancelAt(method if moment == "starting" else "")
     async with (
@@ -260,7 +262,7 @@ async def test_s44_cancelling_ends_it_on_the_server_and_leaves_the_thread_usable
         await check_usable(codex, model, thread)
 
 
-async def test_s48_a_watch_needs_no_experimental_api_of_the_pinned_server():
+async def test_s48_a_watch_works_without_the_experimental_api():
     async with (
         offline_parts() as (config, _, home),
         open_codex(attrs.evolve(config, experimental_api=False)) as codex,
@@ -271,13 +273,13 @@ async def test_s48_a_watch_needs_no_experimental_api_of_the_pinned_server():
             assert await watch.__anext__() == (str(file),)
 
 
-async def test_s48_a_watch_that_the_server_refuses_is_a_typed_error():
+async def test_s48_a_watch_refused_by_the_server_raises_a_typed_error():
     async with offline() as (codex, _, _home):
         with pytest.raises(errors.RpcError):  # the scope makes paths absolute
             await codex.api.fs.watch(path="relative", watch_id="mine")
 
 
-async def test_s48_a_change_is_delivered_and_leaving_stops_the_watch():
+async def test_s48_changes_are_delivered_until_the_watch_is_left():
     async with offline() as (codex, _, home), codex.events("fs/changed") as events:
         file, marker = home.workspace / "file", home.workspace / "marker"
         async with codex.watch(file) as watch:
@@ -292,7 +294,7 @@ async def test_s48_a_change_is_delivered_and_leaving_stops_the_watch():
                 assert (await events.__anext__()).params.changed_paths == [str(marker)]
 
 
-async def test_s48_the_death_of_the_server_wakes_those_waiting_for_changes():
+async def test_s48_the_death_of_the_server_wakes_tasks_waiting_for_changes():
     async def wait_for_changes(watch):
         with pytest.raises(errors.ServerExited):
             await watch.__anext__()

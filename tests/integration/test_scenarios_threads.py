@@ -1,6 +1,6 @@
-"""What the suite of the official SDK proves of threads, approvals, inputs and logins, on the real server.
+"""Scenarios from the official SDK's test suite about threads, approvals, inputs and logins, on the real server.
 
-The tests bear the numbers of the scenarios.
+Test names contain the numbers of the scenarios.
 """
 
 import base64
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.real
 
 
 async def settings_of(codex, thread_id):
-    """The state of an open thread on the server."""
+    """Return the state of an open thread on the server."""
     return await codex.api.thread.resume(thread_id=thread_id, exclude_turns=True)
 
 
@@ -45,7 +45,7 @@ async def test_s18_deny_all_survives_a_resume():
             assert (await settings_of(codex, resumed.id)).approval_policy == "never"
 
 
-async def test_s19_deny_all_survives_a_fork_which_may_choose_another_mode():
+async def test_s19_a_fork_keeps_deny_all_unless_it_chooses_another_mode():
     async with offline(approval_policy="on-request") as (codex, model, _):
         model.say("one")
         thread = await codex.thread_start(approval_mode=ApprovalMode.deny_all)
@@ -57,7 +57,7 @@ async def test_s19_deny_all_survives_a_fork_which_may_choose_another_mode():
         assert (settings.approval_policy, settings.approvals_reviewer) == ("on-request", "auto_review")
 
 
-async def test_s20_a_bypass_survives_start_and_resume_and_one_for_a_turn_stays_on_the_thread():
+async def test_s20_a_bypass_survives_a_resume_and_one_set_by_a_turn_stays_on_the_thread():
     async def is_bypassed(codex, thread):
         settings = await settings_of(codex, thread.id)
         return settings.approval_policy == "never" and isinstance(
@@ -84,8 +84,8 @@ async def test_s20_a_bypass_survives_start_and_resume_and_one_for_a_turn_stays_o
             assert await is_bypassed(codex, await codex.thread_resume(thread.id))
 
 
-async def test_s21_a_write_outside_the_workspace_is_refused_under_deny_all_and_happens_under_a_bypass():
-    # By default all of /tmp counts as the workspace.
+async def test_s21_deny_all_refuses_a_write_outside_the_workspace_and_a_bypass_allows_it():
+    # By default the workspace includes all of /tmp.
     narrow = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
     async with offline(approval_policy="on-request", server_config=narrow) as (codex, model, home):
         outside = home.home / "written"
@@ -102,7 +102,7 @@ async def test_s21_a_write_outside_the_workspace_is_refused_under_deny_all_and_h
         assert outside.read_text() == "x\n"
 
 
-async def test_s22_a_bypass_with_a_sandbox_of_ones_own_is_refused_before_anything_is_sent():
+async def test_s22_a_bypass_with_an_explicit_sandbox_is_refused_before_anything_is_sent():
     contradiction = {"approval_mode": ApprovalMode.dangerously_bypass, "sandbox": Sandbox.read_only}
     async with offline() as (codex, model, _):
         model.say("one")
@@ -122,7 +122,7 @@ async def test_s22_a_bypass_with_a_sandbox_of_ones_own_is_refused_before_anythin
         assert len(model.requests) == 1
 
 
-async def test_s23_a_choice_for_a_turn_stays_until_the_next_one():
+async def test_s23_a_setting_made_by_a_turn_stays_until_it_is_changed():
     async with offline(approval_policy="on-request") as (codex, model, _):
         for _ in range(4):
             model.say("fine")
@@ -146,7 +146,7 @@ async def test_s23_a_choice_for_a_turn_stays_until_the_next_one():
         assert [request.model for request in model.requests] == ["mock-model"] * 3 + ["another-model"]
 
 
-async def test_s23_settings_can_be_changed_between_turns_without_one():
+async def test_s23_settings_can_be_changed_between_turns():
     async with offline(approval_policy="on-request") as (codex, model, _):
         model.say("fine")
         thread = await codex.thread_start()
@@ -204,7 +204,7 @@ async def test_s24_a_local_image_reaches_the_model_as_data():
         assert "Which colour?" in model.requests[0].input_texts
 
 
-async def test_s25_a_remote_image_is_refused_without_its_feature_and_a_data_url_is_not():
+async def test_s25_a_remote_image_is_refused_without_its_feature_but_a_data_url_is_not():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         with pytest.raises(errors.InvalidRequestError):
@@ -230,7 +230,7 @@ async def test_s26_a_skill_reaches_the_model_with_its_name_path_and_body():
         assert "Always say please." in block
 
 
-async def test_s27_text_crosses_unchanged_and_is_the_same_after_a_restart():
+async def test_s27_text_crosses_unchanged_and_survives_a_restart():
     text = "quotes \" ' and \\ and newlines\n\n\tä € 𝄞 👩‍👩‍👧 end"
     async with offline_parts() as (config, model, _):
         model.say(text)
@@ -253,7 +253,7 @@ async def test_s27_text_crosses_unchanged_and_is_the_same_after_a_restart():
 # -- the life of a thread ------------------------------------------------------------------------------------------
 
 
-async def test_s28_a_name_is_read_back():
+async def test_s28_a_thread_name_can_be_set_and_read():
     async with offline() as (codex, model, _):
         model.say("one")
         thread = await codex.thread_start()
@@ -262,7 +262,7 @@ async def test_s28_a_name_is_read_back():
         assert (await thread.read()).name == "the name"
 
 
-async def test_s29_lists_tell_archived_threads_from_the_others():
+async def test_s29_archived_threads_are_listed_separately():
     async with offline() as (codex, model, _):
         kept, archived = await codex.thread_start(), await codex.thread_start()
         for thread in (kept, archived):
@@ -275,7 +275,7 @@ async def test_s29_lists_tell_archived_threads_from_the_others():
         assert [stored.id for stored in page.data] == [kept.id]
 
 
-async def test_s29_all_pages_of_a_list_are_gone_through():
+async def test_s29_listing_threads_fetches_all_pages():
     async with offline() as (codex, model, home):
         made = []
         for number in range(5):
@@ -290,7 +290,7 @@ async def test_s29_all_pages_of_a_list_are_gone_through():
         assert [stored.id async for stored in codex.threads(excluded_thread_ids=made[1:])] == made[:1]
 
 
-async def test_s30_a_thread_is_read_with_its_turns_whole_or_in_pages():
+async def test_s30_the_turns_of_a_thread_are_read_at_once_or_in_pages():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         for number in ("one", "two", "three"):
@@ -315,7 +315,7 @@ async def test_s30_a_thread_is_read_with_its_turns_whole_or_in_pages():
         assert [entry.item.id for entry in of_one] == [item.id for item in paged[1].items]
 
 
-async def test_s31_s32_a_thread_goes_through_its_whole_life():
+async def test_s31_s32_the_life_of_a_thread():
     async with offline_parts() as (config, model, _):
         for text in ("one", "two", "three"):
             model.say(text)
@@ -337,7 +337,7 @@ async def test_s31_s32_a_thread_goes_through_its_whole_life():
             assert back.id == thread.id
             assert (await codex.thread_read(back.id)).name == "a life"
             assert (await back.run("unarchived")).final_response == "three"
-            await codex.thread_delete(fork.id)  # its history refers to the other's
+            await codex.thread_delete(fork.id)  # its history refers to the original thread
             await codex.thread_delete(back.id)
             with pytest.raises(errors.InvalidRequestError):
                 await codex.thread_read(back.id)
@@ -352,7 +352,7 @@ async def test_s32_a_thread_that_is_not_archived_cannot_be_unarchived():
             await codex.thread_unarchive(thread.id)
 
 
-async def test_s32_history_can_be_taken_back_and_added_to():
+async def test_s32_turns_can_be_rolled_back_and_items_injected():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         turns = []
@@ -377,7 +377,7 @@ async def test_s32_history_can_be_taken_back_and_added_to():
         assert [turn.id async for turn in until_one.turns()] == turns[:1]
 
 
-async def test_s33_a_compaction_asks_the_model_once_and_its_turn_can_be_seen():
+async def test_s33_a_compaction_asks_the_model_once_and_is_a_turn_with_events():
     async with offline() as (codex, model, _):
         model.say("one")
         model.say("a summary")
@@ -390,7 +390,7 @@ async def test_s33_a_compaction_asks_the_model_once_and_its_turn_can_be_seen():
                 seen.append((await events.__anext__()).method)
         assert "turn/started" in seen
         assert len(model.requests) == 2
-        # Of its three reports two repeat what was counted before.
+        # It reports usage three times; two reports repeat earlier counts.
         assert result.turn_usage.total_tokens == 15
         assert thread.usage.total_tokens == codex.usage.total_tokens == 30
 
@@ -398,7 +398,7 @@ async def test_s33_a_compaction_asks_the_model_once_and_its_turn_can_be_seen():
 # -- usage ---------------------------------------------------------------------------------------------------------
 
 
-async def test_s33_usage_adds_up_over_a_resume_and_a_fork():
+async def test_s33_usage_accumulates_across_a_resume_and_a_fork():
     async with offline_parts() as (config, model, _):
         for _ in range(3):
             model.say("fine")
@@ -422,7 +422,7 @@ async def test_s33_usage_adds_up_over_a_resume_and_a_fork():
 WITH_AUTH = {"model_providers": {"mock": {"requires_openai_auth": True}}}
 
 
-async def test_s34_an_api_key_logs_in_and_a_logout_forgets_it():
+async def test_s34_an_api_key_logs_in_and_a_logout_removes_it():
     async with offline(server_config=WITH_AUTH) as (codex, _, _home):
         before = await codex.account()
         assert (before.account, before.requires_openai_auth) == (None, True)
@@ -434,7 +434,7 @@ async def test_s34_an_api_key_logs_in_and_a_logout_forgets_it():
         assert (await codex.account()).account is None
 
 
-async def test_s35_a_browser_login_can_be_cancelled_and_hears_of_its_end():
+async def test_s35_a_browser_login_can_be_cancelled_and_reports_its_end():
     async with offline() as (codex, _, _home), await codex.login_chatgpt() as login:
         assert login.login_id
         assert "redirect_uri=http%3A%2F%2F" in login.auth_url
@@ -442,7 +442,7 @@ async def test_s35_a_browser_login_can_be_cancelled_and_hears_of_its_end():
         assert not (await login.wait()).success
 
 
-async def test_s35_a_new_browser_login_ends_the_pending_one_and_leaving_cancels():
+async def test_s35_a_new_browser_login_replaces_the_pending_one_and_leaving_cancels_it():
     async with offline() as (codex, _, _home):
         first = await codex.login_chatgpt()
         async with await codex.login_chatgpt() as second:
@@ -456,7 +456,7 @@ async def test_s35_a_new_browser_login_ends_the_pending_one_and_leaving_cancels(
         assert not (await third.wait()).success
 
 
-async def test_s35_a_device_code_needs_the_network_and_says_so():
+async def test_s35_a_device_code_login_without_network_raises():
     async with offline() as (codex, _, _home):
         with pytest.raises(errors.RpcError):
             await codex.login_chatgpt_device_code()

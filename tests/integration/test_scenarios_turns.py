@@ -1,6 +1,6 @@
-"""What the suite of the official SDK proves of running turns, on the real server with its model replaced.
+"""Scenarios from the official SDK's test suite about turns, on the real server with its model replaced.
 
-The tests bear the numbers of the scenarios.
+Test names contain the numbers of the scenarios.
 """
 
 import os
@@ -17,7 +17,7 @@ from trio_codex.testing import Delay, Gate, Text, Usage
 pytestmark = pytest.mark.real
 
 
-async def test_s01_a_client_says_whom_it_talks_to_and_starts_a_thread():
+async def test_s01_a_client_identifies_its_server_and_starts_a_thread():
     async with offline() as (codex, _, home):
         assert codex.metadata.user_agent
         assert codex.metadata.server_version == find_binary().version
@@ -27,13 +27,13 @@ async def test_s01_a_client_says_whom_it_talks_to_and_starts_a_thread():
         assert (await codex.thread_start()).id
 
 
-async def test_s02_models_are_listed_with_the_hidden_ones():
+async def test_s02_models_can_be_listed_including_hidden_ones():
     async with offline() as (codex, _, _home):
         models = await codex.models(include_hidden=True)
         assert [model.id for model in models.data] == ["mock-model"]
 
 
-async def test_s04_a_run_gives_text_items_and_usage_and_asks_the_model_as_told():
+async def test_s04_a_run_returns_text_items_and_usage_and_applies_its_options():
     async with offline() as (codex, model, _):
         model.say("Hello from the mock.")
         result = await (await codex.thread_start()).run("hello")
@@ -48,7 +48,7 @@ async def test_s04_a_run_gives_text_items_and_usage_and_asks_the_model_as_told()
         assert request.last_user_text == "hello"
 
 
-async def test_s05_a_model_can_be_chosen_for_a_turn_and_usage_is_what_the_model_said():
+async def test_s05_a_turn_can_choose_its_model_and_usage_comes_from_the_model():
     async with offline() as (codex, model, _):
         usage = Usage(100, 20, cached_input_tokens=30, reasoning_output_tokens=7)
         model.respond(Text("one"), usage)
@@ -62,7 +62,7 @@ async def test_s05_a_model_can_be_chosen_for_a_turn_and_usage_is_what_the_model_
             assert reported.total_tokens == 120
 
 
-async def test_s06_s07_s08_s09_the_final_response_is_the_last_final_answer_or_else_the_last_without_a_phase():
+async def test_s06_s07_s08_s09_the_final_response_is_the_last_final_answer_or_the_last_message_without_a_phase():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
 
@@ -85,7 +85,7 @@ async def test_s06_s07_s08_s09_the_final_response_is_the_last_final_answer_or_el
         )
 
 
-async def test_s10_a_failed_response_raises_with_what_the_model_said():
+async def test_s10_a_failed_response_raises_with_the_models_message():
     async with offline() as (codex, model, _):
         model.fail_event("server_error", "boom from the mock")
         thread = await codex.thread_start()
@@ -97,7 +97,7 @@ async def test_s10_a_failed_response_raises_with_what_the_model_said():
         assert (await thread.run("again")).final_response == "as good as new"
 
 
-async def test_s11_s13_a_stream_gives_exactly_its_deltas_and_one_end():
+async def test_s11_s13_a_stream_has_exactly_its_deltas_and_one_terminal_event():
     async with offline() as (codex, model, _):
         model.say("he", "llo")
         model.say("wor", "ld")
@@ -118,7 +118,7 @@ async def test_s11_s13_a_stream_gives_exactly_its_deltas_and_one_end():
             assert [piece async for piece in turn.text()] == ["wor", "ld"]
 
 
-async def test_s12_waiting_for_a_turn_gives_the_result_of_that_turn():
+async def test_s12_waiting_for_a_turn_returns_its_result():
     async with offline() as (codex, model, _):
         model.say("done")
         thread = await codex.thread_start()
@@ -128,7 +128,7 @@ async def test_s12_waiting_for_a_turn_gives_the_result_of_that_turn():
         assert result is turn.result
 
 
-async def test_s14_other_requests_are_answered_while_a_text_is_streaming():
+async def test_s14_other_requests_are_answered_while_text_is_streaming():
     async with offline() as (codex, model, _):
         model.respond(Text("one", Delay(0.03), "two", Delay(0.03), "three"))
         thread = await codex.thread_start()
@@ -141,7 +141,7 @@ async def test_s14_other_requests_are_answered_while_a_text_is_streaming():
         assert [first, *rest] == ["one", "two", "three"]
 
 
-async def test_s15_two_turns_read_alternately_keep_to_themselves():
+async def test_s15_two_turns_read_alternately_do_not_mix():
     async with offline() as (codex, model, _):
         for name in ("first", "second"):
             model.script(name).respond(Text(f"{name}-1", Delay(0.03), f"{name}-2"))
@@ -154,7 +154,7 @@ async def test_s15_two_turns_read_alternately_keep_to_themselves():
         assert second.result.final_response == "second-1second-2"
 
 
-async def test_s16_a_steered_turn_is_the_same_turn_and_the_model_hears_of_it():
+async def test_s16_a_steer_reaches_the_model_within_the_same_turn():
     async with offline() as (codex, model, _):
         model.hang("before")
         model.say("after the steer")
@@ -165,12 +165,12 @@ async def test_s16_a_steered_turn_is_the_same_turn_and_the_model_hears_of_it():
                 if piece == "before":
                     await turn.steer("rather this")
         assert turn.result.id == turn_id
-        # The message under way when it was steered is dropped (``features.instant_interrupt``).
+        # A message that was streaming when the steer arrived is dropped (``features.instant_interrupt``).
         assert turn.result.final_response == "after the steer"
         assert model.requests[1].last_user_text == "rather this"
 
 
-async def test_s17_an_interrupted_turn_says_so_and_the_next_one_works():
+async def test_s17_an_interrupted_turn_has_that_status_and_the_next_one_works():
     async with offline() as (codex, model, _):
         model.hang("never ending")
         model.say("here I am")
@@ -183,7 +183,7 @@ async def test_s17_an_interrupted_turn_says_so_and_the_next_one_works():
         assert (await thread.run("next")).final_response == "here I am"
 
 
-async def test_s45_breaking_off_a_stream_does_not_stop_the_turn():
+async def test_s45_breaking_out_of_a_stream_does_not_end_the_turn():
     async with offline() as (codex, model, _):
         gate = Gate()
         model.respond(Text("one", gate, "two"))
@@ -196,7 +196,7 @@ async def test_s45_breaking_off_a_stream_does_not_stop_the_turn():
         assert result.final_response == "onetwo"
 
 
-async def test_s46_a_server_that_dies_takes_its_turns_with_it_and_nothing_waits_forever():
+async def test_s46_the_death_of_the_server_ends_its_turns_and_wakes_all_tasks():
     async with offline() as (codex, model, _):
         model.hang("working")
         thread = await codex.thread_start()
@@ -221,7 +221,7 @@ async def test_s46_a_server_that_dies_takes_its_turns_with_it_and_nothing_waits_
     ],
     ids=["empty", "wrong type", "unknown option", "unknown mode", "too long", "not text"],
 )
-async def test_s47_what_cannot_be_run_fails_before_the_model_is_asked_and_leaves_the_thread_usable(
+async def test_s47_invalid_input_raises_before_the_model_is_asked_and_the_thread_stays_usable(
     value, options, error
 ):
     async with offline() as (codex, model, _):
@@ -233,7 +233,7 @@ async def test_s47_what_cannot_be_run_fails_before_the_model_is_asked_and_leaves
         assert (await thread.run("and now?")).final_response == "yes"
 
 
-async def test_s47_a_busy_thread_takes_no_second_turn():
+async def test_s47_a_busy_thread_refuses_a_second_turn():
     async with offline() as (codex, model, _):
         model.hang("busy")
         thread = await codex.thread_start()

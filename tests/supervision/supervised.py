@@ -1,4 +1,4 @@
-"""The real server with its model replaced, supervised: what was given to the model, and a killer."""
+"""Helpers for supervising the real server with a scripted model, and for killing it."""
 
 import collections
 import os
@@ -16,12 +16,12 @@ from trio_codex import Backoff, Restart, open_supervisor
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
 AT_ONCE = Restart(max_restarts=10_000, strikes=10_000, backoff=Backoff(first=0, then=0, maximum=0))
-"""Restarts without delay, as often as the test kills."""
+"""Restart without delay, as often as the test kills the server."""
 
 
 @attrs.define
 class Stage:
-    """A model, a home, and the journal of supervisors on them."""
+    """A model, a home, and the journal of their supervisors."""
 
     model: MockModel
     home: object
@@ -34,18 +34,18 @@ class Stage:
         return open_supervisor(self.home.config(), **{"journal": self.journal, "restart": AT_ONCE, **options})
 
     def copy_journal(self, name):
-        """Copy what is committed, while the journal is in use; return the path of the copy."""
+        """Copy the committed content of a journal in use, and return the path of the copy."""
         path = str(self.home.tmp / name)
         with closing(sqlite3.connect(self.journal)) as source, closing(sqlite3.connect(path)) as copy:
             source.backup(copy)
         return path
 
     def given(self):
-        """The user's texts of the longest context that the model was given."""
+        """Return the user's texts in the longest context that the model received."""
         return max((texts_of(request) for request in self.model.requests), key=len, default=[])
 
     def assert_each_once(self, *texts):
-        """Each prompt stands once in the context, and at most one turn was started with it."""
+        """Check that the context contains each prompt once, and that it started at most one turn."""
         given = collections.Counter(self.given())
         wrong = {text: given[text] for text in texts if given[text] != 1}
         assert not wrong, f"in the context: {wrong}"
@@ -63,7 +63,7 @@ async def stage(seconds=60, **home_options):
 
 
 def texts_of(request):
-    """The user's texts in a request to the model."""
+    """Return the user's texts in a request to the model."""
     return [
         part["text"]
         for item in request.body["input"]
@@ -79,7 +79,7 @@ def kill(codex, sig=signal.SIGKILL):
 
 
 async def keep_killing(supervisor, random, shortest=0.03, longest=0.25):
-    """Kill each generation at a random moment of its life."""
+    """Kill each generation at a random moment."""
     while True:
         codex, number = await supervisor.ready(), supervisor.generation
         await trio.sleep(random.uniform(shortest, longest))
@@ -89,7 +89,7 @@ async def keep_killing(supervisor, random, shortest=0.03, longest=0.25):
 
 
 class Program:
-    """``program.py`` as a process. Trio's own way of waiting for one would leave a thread behind."""
+    """``program.py`` as a process. Waiting with ``trio.Process`` would leave a thread behind."""
 
     def __init__(self, *arguments):
         command = [sys.executable, str(Path(__file__).with_name("program.py")), *map(str, arguments)]
@@ -105,7 +105,7 @@ class Program:
         return self._process.returncode
 
     async def end(self):
-        """Kill it if it runs; return whether it did."""
+        """Kill the program if it is running, and return whether it was."""
         ran = self._process.poll() is None
         self._process.kill()
         with trio.CancelScope(shield=True):

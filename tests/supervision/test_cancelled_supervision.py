@@ -7,7 +7,7 @@ from trio_codex import Restart, errors, open_supervisor
 from trio_codex.testing import Kills, sweep_cancellation
 
 
-async def test_a_prompt_cancelled_at_any_checkpoint_leaves_a_thread_that_works(autojump_clock):
+async def test_cancelling_a_prompt_at_any_checkpoint_leaves_the_thread_usable(autojump_clock):
     async def scenario(cancellation):
         kills = Kills()
         async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
@@ -25,7 +25,7 @@ async def test_a_prompt_cancelled_at_any_checkpoint_leaves_a_thread_that_works(a
     assert swept.tried > 20
 
 
-async def test_a_turn_scope_cancelled_at_any_checkpoint_leaves_a_thread_that_works(autojump_clock):
+async def test_cancelling_a_turn_scope_at_any_checkpoint_leaves_the_thread_usable(autojump_clock):
     async def scenario(cancellation):
         kills = Kills()
         async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
@@ -40,7 +40,7 @@ async def test_a_turn_scope_cancelled_at_any_checkpoint_leaves_a_thread_that_wor
     assert swept.tried > 20
 
 
-async def test_a_supervisor_cancelled_at_any_checkpoint_leaves_a_key_for_the_next_one(
+async def test_after_cancelling_a_supervisor_at_any_checkpoint_the_next_one_completes_the_prompt(
     autojump_clock, tmp_path
 ):
     number = 0

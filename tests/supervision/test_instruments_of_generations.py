@@ -1,4 +1,4 @@
-"""What instruments are told of generations, and what systemd is."""
+"""Notifications about generations to instruments and to systemd."""
 
 import logging
 import socket
@@ -41,7 +41,7 @@ async def two_generations(*instruments):
             await trio.sleep(0.1)
 
 
-async def test_instruments_are_notified_of_generations_and_a_broken_one_does_no_harm(autojump_clock, caplog):
+async def test_instruments_are_notified_of_generations_and_a_failing_one_is_harmless(autojump_clock, caplog):
     seen, stats = Seen(), StatsInstrument()
     with caplog.at_level(logging.INFO):
         await two_generations(seen, stats, Broken())
@@ -70,7 +70,7 @@ async def test_an_instrument_that_raises_is_removed(autojump_clock, caplog):
     ]
 
 
-async def test_systemd_is_reported_of_readiness_and_life(autojump_clock, tmp_path, monkeypatch):
+async def test_systemd_is_notified_of_readiness_and_liveness(autojump_clock, tmp_path, monkeypatch):
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(path)

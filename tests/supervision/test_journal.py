@@ -1,4 +1,4 @@
-"""The journal: one writer, readers, typed errors, and nothing lost that was there."""
+"""The journal: one writer, many readers, typed errors, and no loss of committed data."""
 
 import os
 import sqlite3
@@ -25,7 +25,7 @@ def journal(path):
     opened.close()
 
 
-def test_a_journal_is_written_once_and_read_by_anybody(path, journal):
+def test_a_journal_has_one_writer_and_many_readers(path, journal):
     journal.started("a", "thread-1", "/home", "1 2 3")
     with pytest.raises(errors.JournalInUse, match="in use"):
         Journal(path)
@@ -56,7 +56,7 @@ def test_the_states_of_a_key(journal):
     assert journal.key("b", "k") is None
 
 
-def test_what_was_written_survives_kill_9(path):
+def test_committed_data_survives_kill_9(path):
     code = (
         "import os, sys\n"
         "from trio_codex.supervision._journal import Journal\n"
@@ -72,7 +72,7 @@ def test_what_was_written_survives_kill_9(path):
     journal.close()
 
 
-def test_what_is_late_is_read_at_once_committed_with_the_next_write_and_lost_by_a_kill(path, journal):
+def test_a_late_write_is_visible_immediately_committed_with_the_next_write_and_lost_on_a_kill(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
     journal.running("a", "k", "turn-1")
@@ -92,7 +92,7 @@ def test_what_is_late_is_read_at_once_committed_with_the_next_write_and_lost_by_
     reader.close()
 
 
-def test_what_is_late_and_fails_leaves_a_journal_that_works(path, journal):
+def test_a_failing_late_write_leaves_the_journal_usable(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
     journal._db.write_late("insert into keys values(1)")
@@ -106,7 +106,7 @@ def test_what_is_late_and_fails_leaves_a_journal_that_works(path, journal):
     again.close()
 
 
-def test_usage_adds_up_and_never_falls_behind_the_servers_count(journal):
+def test_usage_accumulates_and_is_never_less_than_the_servers_count(journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
     journal.used("a", 10, 1.5, 0)
@@ -116,7 +116,7 @@ def test_usage_adds_up_and_never_falls_behind_the_servers_count(journal):
     assert (spent.tokens, spent.turns, spent.seconds) == (105, 1, 3.0)
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path):
+def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path):
     path.write_bytes(b"my only copy of a poem\n" * 200)
     before = path.read_bytes()
     with pytest.raises(errors.JournalError, match="not a database") as caught:
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path):
     assert path.read_bytes() == before
 
 
-def test_another_database_is_refused_and_left_as_it_is(path):
+def test_another_kind_of_database_is_refused_and_unchanged(path):
     other = sqlite3.connect(path)
     other.execute("create table poems(text)")
     other.close()
@@ -135,7 +135,7 @@ def test_another_database_is_refused_and_left_as_it_is(path):
     assert path.read_bytes() == before
 
 
-def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(path):
+def test_a_journal_of_a_newer_version_is_refused_and_unchanged(path):
     Journal(path).close()
     newer = sqlite3.connect(path)
     newer.execute("pragma user_version=99")
@@ -155,7 +155,7 @@ def test_a_journal_that_cannot_be_created_is_refused(tmp_path):
         Journal(tmp_path / "directory")
 
 
-def test_a_failed_opening_gives_back_the_lock(path):
+def test_a_failed_open_releases_the_lock(path):
     path.write_bytes(b"no database, but text" * 100)
     for _ in range(3):
         with pytest.raises(errors.JournalError, match="not a database"):
@@ -184,7 +184,7 @@ def test_the_file_system_of_a_path_is_that_of_the_innermost_mount(monkeypatch):
     assert _database.network_file_system(Path("/mnt/café/x")) == "nfs4"
 
 
-def test_a_process_is_known_by_more_than_its_number():
+def test_a_process_is_identified_by_more_than_its_pid():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     stamp = _system.stamp_of(process.pid)
     assert _system.still_runs(stamp)
@@ -210,7 +210,7 @@ def test_a_process_may_have_any_name():
     assert not _system.still_runs(stamp)
 
 
-def test_a_full_disk_is_reported_and_the_old_content_stays(path, journal):
+def test_a_full_disk_is_reported_and_old_content_is_kept(path, journal):
     journal.started("a", "thread-1", None, None)
     journal._db.write("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:
@@ -225,8 +225,8 @@ def test_a_full_disk_is_reported_and_the_old_content_stays(path, journal):
     again.close()
 
 
-def test_a_journal_opens_after_every_prefix_of_its_writes(path):
-    """However much of the write-ahead log has reached the disk, there is a state that was committed."""
+def test_a_journal_can_be_opened_after_any_prefix_of_its_writes(path):
+    """However much of the write-ahead log has reached the disk, the journal has a committed state."""
     journal = Journal(path)
     journal.started("a", "thread-1", "/home", "1 2 3")
     journal.sending("a", "k", "d", 1, None)

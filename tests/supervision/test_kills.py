@@ -1,4 +1,4 @@
-"""Every step of a server at which it can die, under a clock that jumps."""
+"""Kill the server at every step, with a mock clock."""
 
 import tempfile
 from contextlib import nullcontext, suppress
@@ -12,7 +12,7 @@ from trio_codex.supervision import _fence, _history, _rule
 from trio_codex.testing import Kills, sweep_kills
 
 ONE_LIFE = Restart(max_restarts=0)
-"""The program ends with its server."""
+"""Do not restart: the program ends with its server."""
 
 
 async def steps(kills):
@@ -42,7 +42,7 @@ async def iterated(kills):
         assert turn.result.status == "completed"
         assert methods.count("trio_codex/generationLost") <= 1
         if not turn.result.parts and "trio_codex/generationLost" not in methods:
-            # It was read while it ran, or from the history after its end.
+            # The text was read while the turn ran, or from the history after its end.
             assert methods == [] or methods[-1] == "turn/completed"
     kills.assert_at_most_once("one")
 
@@ -65,7 +65,7 @@ async def another_key_in_between(kills):
                 await program(*orders[0])
                 del orders[0]
             except (errors.RestartLimitExceeded, errors.StartError):
-                # Another order in the next program.
+                # The next program uses another order.
                 orders.append(orders.pop(0))
         kills.assert_at_most_once("one", "two")
 
@@ -119,7 +119,7 @@ SCENARIOS = [steps, two_threads, iterated, another_key_in_between, cancelled, le
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-async def test_a_prompt_is_given_once_wherever_the_server_dies(scenario, autojump_clock):
+async def test_the_model_receives_a_prompt_once_wherever_the_server_dies(scenario, autojump_clock):
     swept = await sweep_kills(scenario)
     assert swept.steps > 20
     assert swept.killed["write the message of the user"] >= 1
@@ -131,8 +131,10 @@ async def keep_the_tail(thread, anchor):
 
 
 @pytest.mark.parametrize("scenario", [steps, another_key_in_between], ids=lambda scenario: scenario.__name__)
-async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, autojump_clock, monkeypatch):
-    """The control: with the rule "absent, so send again" the sweep fails."""
+async def test_without_removing_the_tail_the_model_receives_a_prompt_twice(
+    scenario, autojump_clock, monkeypatch
+):
+    """Control: with the rule "send again if absent", the sweep fails."""
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
 
     async def nothing_is_hidden(self, row):
@@ -143,10 +145,10 @@ async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, au
         await sweep_kills(scenario)
 
 
-async def test_without_the_anchor_another_key_in_between_is_what_gives_a_prompt_twice(
+async def test_without_the_anchor_the_model_receives_a_prompt_twice_if_another_key_comes_between(
     autojump_clock, monkeypatch
 ):
-    """The control: a tail that is taken back when its key comes again is enough until another key comes first."""
+    """Control: removing the tail when its key is repeated is not enough if another key comes first."""
 
     async def take_back_now(self, row):
         with suppress(errors.InvalidRequestError):  # nothing of the thread is stored yet
@@ -159,13 +161,13 @@ async def test_without_the_anchor_another_key_in_between_is_what_gives_a_prompt_
         await sweep_kills(another_key_in_between)
 
 
-async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_clock, monkeypatch):
+async def test_a_tail_that_was_not_removed_is_detected_before_anything_is_sent(autojump_clock, monkeypatch):
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
     with pytest.raises(errors.HistoryLost, match="items are missing"):
         await sweep_kills(another_key_in_between)
 
 
-async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_clock):
+async def test_events_of_an_ended_generation_do_not_reach_a_turn(autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         async with thread.turn("one", key="1") as turn:
@@ -216,7 +218,7 @@ async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrup
 
 
 @pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
-async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one(
+async def test_a_turn_interrupted_by_the_end_of_its_supervisor_continues_in_the_next_one(
     error, autojump_clock, tmp_path
 ):
     kills, journal, ends = Kills(), tmp_path / "journal.db", []
@@ -241,7 +243,7 @@ async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the
     kills.assert_at_most_once("one")
 
 
-async def test_a_thread_is_opened_once_in_a_generation_whoever_asks_for_it(autojump_clock):
+async def test_a_thread_is_opened_once_per_generation_for_all_waiting_tasks(autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         for text in ("one", "two", "three"):
@@ -262,12 +264,12 @@ async def test_a_thread_is_opened_once_in_a_generation_whoever_asks_for_it(autoj
     kills.assert_at_most_once("one", "two", "three", "four")
 
 
-async def test_the_fates_of_several_keys_are_read_at_once(autojump_clock):
+async def test_the_fates_of_several_keys_are_read_with_one_request(autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         for number in range(50):
             await thread.run(f"text {number}", key=str(number))
-        # As if the program had been killed before it could write how they ended.
+        # Simulate that the program was killed before it recorded their end.
         thread._journal._db.write("update keys set state='running', status=null")
         fates = []
 

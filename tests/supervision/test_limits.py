@@ -1,4 +1,4 @@
-"""When to restart and when to give up, against the worked examples of OTP; who may have an open turn."""
+"""Restart limits, checked against the examples in OTP's documentation, and limits on open turns."""
 
 import pytest
 import trio
@@ -19,19 +19,19 @@ def restarts_until_given_up(restart, times):
     return None
 
 
-def test_a_burst_of_as_many_restarts_as_allowed_is_survived_and_one_more_is_not():
+def test_a_burst_may_reach_the_restart_limit_but_not_exceed_it():
     # OTP's "Tuning the Intensity and Period": intensity 1 and period 6 tolerate one crash every 6 s, and no burst.
     assert restarts_until_given_up(Restart(max_restarts=1, period=6), [0, 0.1]) == 1
     assert restarts_until_given_up(Restart(max_restarts=1, period=6), range(0, 700, 7)) is None
     # Intensity 10 and period 60 tolerate the same rate, and a burst of ten.
     assert restarts_until_given_up(Restart(max_restarts=10, period=60), range(0, 700, 7)) is None
     assert restarts_until_given_up(Restart(max_restarts=10, period=60), [0.1 * n for n in range(20)]) == 10
-    # Intensity 5 and period 30: as many as every 5 s for long, and every 5 s only.
+    # Intensity 5 and period 30 tolerate one crash every 6 s, but not every 5 s.
     assert restarts_until_given_up(Restart(max_restarts=5, period=30), [5.1 * n for n in range(200)]) == 5
     assert restarts_until_given_up(Restart(max_restarts=5, period=30), [6.1 * n for n in range(200)]) is None
 
 
-def test_with_no_restarts_allowed_the_first_death_is_the_last():
+def test_with_no_restarts_allowed_the_first_crash_is_final():
     assert restarts_until_given_up(Restart(max_restarts=0), [5]) == 0
 
 
@@ -42,13 +42,13 @@ def test_the_defaults_survive_an_outage_of_two_minutes():
     assert 120 <= now <= 125
 
 
-def test_the_first_restart_comes_at_once_and_later_ones_ever_later_up_to_the_maximum():
+def test_the_first_restart_is_immediate_and_later_ones_back_off_up_to_a_maximum():
     backoff = Backoff(first=0, then=0.5, factor=2, maximum=30)
     assert [backoff.delay(n) for n in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
     assert Backoff().delay(10**9) == 30
 
 
-def test_backoff_starts_over_once_the_server_was_healthy_for_a_period():
+def test_backoff_is_reset_after_the_server_was_healthy_for_a_period():
     limit = RestartLimit(Restart(period=300), counted=True)
     assert [limit.delay(now) for now in (0, 1, 2)] == [0, 0.5, 1]
     assert limit.delay(303) == 0
@@ -59,7 +59,7 @@ def test_backoff_starts_over_once_the_server_was_healthy_for_a_period():
     st.integers(0, 8),
     st.floats(0.5, 100),
 )
-def test_there_are_never_more_restarts_in_any_period(gaps, most, period):
+def test_no_period_has_more_restarts_than_allowed(gaps, most, period):
     limit, now, restarts = RestartLimit(Restart(max_restarts=most, period=period), counted=True), 0.0, []
     for gap in gaps:
         now += gap
@@ -70,7 +70,7 @@ def test_there_are_never_more_restarts_in_any_period(gaps, most, period):
         assert sum(first <= time <= first + period for time in restarts) <= most
 
 
-def test_reconnecting_is_limited_by_time_and_not_by_number():
+def test_reconnecting_is_limited_by_time_not_by_count():
     limit, now, delays = RestartLimit(Restart(reconnect_for=100, max_restarts=1), counted=False), 0.0, []
     while (delay := limit.delay(now)) is not None:
         delays.append(delay)
@@ -91,7 +91,7 @@ async def inside(turnstile, name, log, wait, **options):
     log.append(f"-{name}")
 
 
-async def test_a_lone_turn_waits_for_the_others_and_keeps_out_later_ones(autojump_clock):
+async def test_an_exclusive_turn_waits_for_open_turns_and_holds_back_later_ones(autojump_clock):
     turnstile, log, end = Turnstile(), [], trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inside, turnstile, "a", log, end)
@@ -111,7 +111,7 @@ async def test_a_lone_turn_waits_for_the_others_and_keeps_out_later_ones(autojum
     assert turnstile.alone is None
 
 
-async def test_two_lone_turns_are_never_open_at_once(autojump_clock):
+async def test_two_exclusive_turns_are_never_open_at_the_same_time(autojump_clock):
     turnstile, open_now = Turnstile(), []
 
     async def lone(name):
@@ -126,7 +126,7 @@ async def test_two_lone_turns_are_never_open_at_once(autojump_clock):
             nursery.start_soon(lone, name)
 
 
-async def test_a_drain_waits_for_open_turns_but_not_forever_and_admits_nested_ones(autojump_clock):
+async def test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_ones(autojump_clock):
     turnstile, log, never, nested = Turnstile(), [], trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inside, turnstile, "a", log, never)

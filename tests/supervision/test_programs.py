@@ -1,4 +1,4 @@
-"""Programs that are started one after the other on the same journal, with servers and programs that die at any step."""
+"""Programs run in sequence on the same journal, while servers and programs die at arbitrary steps."""
 
 import tempfile
 from contextlib import suppress
@@ -25,13 +25,13 @@ STEPS = st.sampled_from(
         "call the model", "write the answer", "write the end of the turn", "write the revert",
     ]
 )  # fmt: skip
-"""What the server does, or is about to do, when it dies."""
+"""The step at which the server dies."""
 
 PERIOD = 100
-"""Of the restart limit, in seconds."""
+"""The period of the restart limit in seconds."""
 
 FOR_EVER = 100_000
-"""A program that is not killed has ended by then."""
+"""Seconds by which a program that is not killed has ended."""
 
 
 class NamedKills(Kills):
@@ -47,10 +47,10 @@ class NamedKills(Kills):
 
 
 class Programs(RuleBasedStateMachine):
-    """Each rule is a program, or makes the server die in one of the next ones.
+    """Each rule runs a program, or makes the server die in a later one.
 
-    The server writes its history in the order of the real one, and survives no step at which it is to die. A program that is
-    killed writes nothing more to its journal, not even what is late.
+    The server writes its history in the same order as the real one, and dies at exactly the chosen step. A killed
+    program writes nothing more to its journal, not even late writes.
     """
 
     def __init__(self):
@@ -61,7 +61,7 @@ class Programs(RuleBasedStateMachine):
         self.answers = {}
 
     def teardown(self):
-        # Whatever has happened, each prompt can be finished, and was given at most once.
+        # Whatever has happened, each prompt can be completed, and reached the model at most once.
         with self.directory:
             while self.answers.keys() < {*TEXTS}:
                 self.run(self.prompts(*TEXTS))
@@ -71,7 +71,7 @@ class Programs(RuleBasedStateMachine):
                 else:
                     assert result.status == "interrupted"
 
-    # -- what happens --------------------------------------------------------------------------------------------------
+    # -- rules --------------------------------------------------------------------------------------------------
 
     @rule(names=st.lists(STEPS, min_size=1, max_size=2, unique=True))
     def the_server_will_die(self, names):
@@ -103,7 +103,7 @@ class Programs(RuleBasedStateMachine):
             seen = 0
             async with thread.turn(key, key=key) as turn:
                 async for event in turn:
-                    # Nothing of a generation that has ended reaches it.
+                    # No event of an ended generation reaches the turn.
                     assert event.turn_id in (None, turn.id)
                     seen += 1
                     if seen == stop_at:
@@ -134,7 +134,7 @@ class Programs(RuleBasedStateMachine):
 
         self.run(replaced)
 
-    # -- how it is checked ---------------------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------------
 
     @invariant()
     def a_prompt_is_given_at_most_once(self):
@@ -148,7 +148,7 @@ class Programs(RuleBasedStateMachine):
             Journal(self.journal).close()
 
     def note(self, key, result):
-        """Check that a prompt that has ended has the same result for ever."""
+        """Check that the result of a completed prompt never changes."""
         if result.status == "lost":
             return
         earlier = self.answers.setdefault(key, result)
@@ -168,7 +168,7 @@ class Programs(RuleBasedStateMachine):
         return run
 
     def run(self, body, *, most=1000, killed_after=FOR_EVER):
-        """Run a program until it has ended or is killed, or its server has died too often."""
+        """Run a program until it ends, is killed, or its server has died too often."""
 
         async def program():
             restart = Restart(
@@ -201,7 +201,7 @@ class Killed(Exception):
 
 
 async def wait_for_the_end(supervisor):
-    """Wait as a task of the program would that is no part of the supervisor's scope."""
+    """Wait like a task of the program outside the supervisor's scope."""
     with suppress(errors.ConnectionClosed, errors.RestartLimitExceeded):
         while True:
             await (await supervisor.ready()).wait_closed()
@@ -226,6 +226,6 @@ def check_restarts(supervisor, most):
         assert sum(first <= death <= first + PERIOD for death in deaths) <= most
 
 
-def test_whatever_dies_and_however_often_a_key_is_given_at_most_once():
+def test_the_model_receives_each_key_at_most_once_whatever_dies():
     chosen = settings(max_examples=20, stateful_step_count=8, deadline=None, phases=[Phase.generate])
     run_state_machine_as_test(Programs, settings=chosen)

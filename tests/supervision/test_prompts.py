@@ -1,4 +1,4 @@
-"""What makes two prompts the same, and two tool calls."""
+"""Equality of prompts and of tool calls."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ def test_the_same_input_and_options_have_the_same_hash():
     assert digest("a", output_schema={"x": 1, "y": 2}) == digest("a", output_schema={"y": 2, "x": 1})
 
 
-def test_another_input_option_or_type_has_another_hash():
+def test_a_different_input_option_or_type_changes_the_hash():
     different = [
         digest("a"),
         digest("b"),
@@ -37,7 +37,7 @@ def test_another_input_option_or_type_has_another_hash():
     assert len(set(different)) == len(different)
 
 
-def test_files_count_by_their_content(tmp_path):
+def test_files_are_hashed_by_content(tmp_path):
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"one")
     first = digest([LocalImageInput("picture.png")], tmp_path)
@@ -49,7 +49,7 @@ def test_files_count_by_their_content(tmp_path):
 
 
 @given(st.text(max_size=250))
-def test_a_key_is_taken_as_it_is_or_refused(text):
+def test_a_key_is_used_unchanged_or_refused(text):
     if 0 < len(text) <= 200 and "~" not in text:
         assert key_of(text, required=True) == text
     else:
@@ -57,7 +57,7 @@ def test_a_key_is_taken_as_it_is_or_refused(text):
             key_of(text, required=True)
 
 
-def test_a_key_is_made_where_none_is_required():
+def test_a_key_is_generated_where_none_is_required():
     assert key_of(None, required=False) != key_of(None, required=False)
     with pytest.raises(ValueError, match="needs a key"):
         key_of(None, required=True)
@@ -87,18 +87,18 @@ def item(success, tool="add", **arguments):
     )
 
 
-def test_equal_calls_of_a_turn_are_numbered_and_one_that_died_gets_its_number_again():
+def test_equal_calls_in_a_turn_are_numbered_and_an_unfinished_one_keeps_its_number():
     calls = ToolCalls("thread key", [])
     first, second, other = calls.key(call("1", x=1)), calls.key(call("2", x=1)), calls.key(call("3", x=2))
     assert len({first, second, other}) == 3
     assert calls.key(call("1", x=1)) == first
-    # The server has recorded the first answer, and died of the second call.
+    # The server recorded the first answer, and died during the second call.
     again = ToolCalls("thread key", [item(True, x=1), item(None, x=1)])
     assert again.key(call("9", x=1, turn_id="turn-2")) == second
     assert ToolCalls("thread other", []).key(call("1", x=1)) != first
 
 
-def test_without_a_supervisor_a_key_is_made_of_the_ids():
+def test_without_a_supervisor_the_key_is_derived_from_the_ids():
     assert call("1").idempotency_key == "thread-1:turn-1:1"
     token = tool_call_keys.set(lambda request: f"key of {request.call_id}")
     assert call("1").idempotency_key == "key of 1"

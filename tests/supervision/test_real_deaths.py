@@ -1,4 +1,4 @@
-"""Many deaths at random moments: of the server, of the program, of both, and of the connection to a server of others."""
+"""Kill the server, the program, or both many times at random moments, and lose the connection to an attached server."""
 
 import json
 import random
@@ -17,7 +17,7 @@ def steps(number):
 
 
 async def outlive(on, server, deaths, count, *options, random, longest):
-    """Start the program of keyed steps again and again, until it was killed so often and has then ended."""
+    """Restart the program of keyed steps until it has been killed this often and has then completed."""
     killed = 0
     while True:
         program = Program(server, on.home.workspace, on.journal, count, *options)
@@ -38,7 +38,7 @@ async def outlive(on, server, deaths, count, *options, random, longest):
         pytest.param(50, 25, True, marks=pytest.mark.long),
     ],
 )
-async def test_a_program_that_is_killed_resumes_where_it_was(deaths, count, both):
+async def test_a_killed_program_resumes_where_it_was(deaths, count, both):
     rnd = random.Random(deaths)
     async with stage(1200 if deaths > 2 else 60) as on:
         environment = json.dumps(dict(on.home.env))
@@ -51,8 +51,8 @@ async def test_a_program_that_is_killed_resumes_where_it_was(deaths, count, both
 
 @pytest.mark.parametrize("broken", ["no_take_back"])
 @pytest.mark.long
-async def test_without_taking_back_the_tail_the_real_server_gives_a_prompt_twice(broken, monkeypatch):
-    """The control. Some hundred kills are needed: the moment is a few milliseconds long."""
+async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(broken, monkeypatch):
+    """Control. It needs some hundred kills, because the critical moment lasts a few milliseconds."""
     from trio_codex.supervision import _fence, _rule
 
     async def keep_the_tail(thread, anchor):
@@ -74,11 +74,11 @@ async def test_without_taking_back_the_tail_the_real_server_gives_a_prompt_twice
                 nursery.cancel_scope.cancel()
             if any(on.given().count(text) > 1 for text in steps(12)):
                 return
-    pytest.fail("no prompt was given twice")
+    pytest.fail("no prompt was repeated")
 
 
 @pytest.mark.long
-async def test_two_hundred_kills_of_the_server_give_each_prompt_once_and_some_tails_are_taken_back(
+async def test_in_two_hundred_kills_the_model_receives_each_prompt_once_and_some_tails_are_removed(
     monkeypatch,
 ):
     taken_back, kills = [], 0
@@ -104,11 +104,11 @@ async def test_two_hundred_kills_of_the_server_give_each_prompt_once_and_some_ta
     assert taken_back
 
 
-# -- on a server of others -----------------------------------------------------------------------------------------
+# -- on an attached server -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("losses", [4, pytest.param(40, marks=pytest.mark.long)])
-async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
+async def test_lost_connections_lose_and_repeat_nothing(losses):
     rnd, lost, texts = random.Random(losses), 0, []
     async with stage(300) as on, shared_server(on.home, "unix") as (url, _, process):
         async with (
@@ -136,7 +136,7 @@ async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
                         await trio.sleep(0.001)
 
             async with supervisor.thread("a") as thread:
-                # At least three, so that the longest context is that of this thread.
+                # At least three prompts, so that the longest context is this thread's.
                 while lost < losses or len(texts) < 3:
                     texts.append(f"do {len(texts)}")
                     assert (await thread.run(texts[-1], key=texts[-1])).status == "completed"
@@ -145,7 +145,7 @@ async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
         on.assert_each_once(*texts)
 
 
-async def test_a_turn_that_is_rejoined_after_a_lost_connection_keeps_its_policy():
+async def test_a_turn_rejoined_after_a_lost_connection_keeps_its_policy():
     asked = []
 
     async def decide(request):
@@ -168,7 +168,7 @@ async def test_a_turn_that_is_rejoined_after_a_lost_connection_keeps_its_policy(
         assert (on.home.workspace / "granted").exists()
 
 
-async def test_a_turn_that_continues_without_its_program_is_rejoined_by_the_next_one():
+async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
     async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
         on.model.say("it ", "goes ", "on", delay=0.7)
         program = Program(url, on.home.workspace, on.journal, 1, "-")
@@ -179,6 +179,6 @@ async def test_a_turn_that_continues_without_its_program_is_rejoined_by_the_next
             supervisor.thread("a") as thread,
         ):
             result = await thread.run("do step-0", key="step-0")
-        assert result.final_response == "it goes on"
+        assert result.final_response == "it continues"
         assert result.parts == ()
         assert len(on.model.requests) == 1

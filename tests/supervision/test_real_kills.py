@@ -1,4 +1,4 @@
-"""What the server is killed in the middle of, and what the model is given afterwards."""
+"""Kill the server during various steps, and check what the model receives afterwards."""
 
 import json
 import random
@@ -18,13 +18,13 @@ PATCH = "*** Begin Patch\n*** Add File: new.txt\n+new\n*** End Patch\n"
 
 
 def outputs(request):
-    """What the model is told of its calls, by id."""
+    """Return the outputs of the model's calls by id."""
     items = request.body["input"]
     return {item["call_id"]: json.dumps(item["output"]) for item in items if item["type"].endswith("_output")}
 
 
 async def killed_in(on, supervisor, thread, prompt, when, **options):
-    """Run a prompt, and kill the server once ``when`` says so."""
+    """Run a prompt, and kill the server once ``when`` returns true."""
     async with thread.turn(prompt, key="1", **options) as turn:
         async for event in turn:
             if supervisor.generation == 1 and when(event):
@@ -40,7 +40,7 @@ def item_started(kind):
     return lambda event: event.method == "item/started" and event.raw["item"]["type"] == kind
 
 
-async def test_in_a_command():
+async def test_during_a_command():
     async with stage(sandbox_mode="danger-full-access") as on, on.supervisor() as supervisor:
         on.model.respond(Command("echo before", call_id="done"))
         on.model.respond(Command("sleep 60", call_id="killed"))
@@ -54,7 +54,7 @@ async def test_in_a_command():
     assert "aborted" in told["killed"]
 
 
-async def test_in_a_parked_approval_of_a_command_and_of_a_patch():
+async def test_during_a_pending_approval_of_a_command_or_a_patch():
     for step, kind in (
         (Command("touch x", escalate="please", call_id="asked"), "commandExecution"),
         (Patch(PATCH, call_id="asked"), "fileChange"),
@@ -74,7 +74,7 @@ async def test_in_a_parked_approval_of_a_command_and_of_a_patch():
         assert len(parked) <= 1
 
 
-async def test_in_a_tool_call():
+async def test_during_a_tool_call():
     @tool
     async def wait() -> str:
         """Wait."""
@@ -87,7 +87,7 @@ async def test_in_a_tool_call():
     assert "aborted" in outputs(request)["called"]
 
 
-async def test_in_the_middle_of_text_and_of_a_steer():
+async def test_during_text_and_during_a_steer():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("I begin")
         on.model.respond(Text("I steer"))
@@ -101,7 +101,7 @@ async def test_in_the_middle_of_text_and_of_a_steer():
         assert "I begin" not in json.dumps(on.model.requests[-1].body["input"])
 
 
-async def test_in_a_review_that_is_not_durable_nothing_of_the_thread_is_lost():
+async def test_during_a_review_which_is_not_durable_the_thread_loses_nothing():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         await thread.run("one", key="1")
         codex = await supervisor.ready()
@@ -118,7 +118,7 @@ async def test_in_a_review_that_is_not_durable_nothing_of_the_thread_is_lost():
 
 
 class Starts(Instrument):
-    """Notices a thread that is being started."""
+    """Detects the start of a thread."""
 
     def __init__(self):
         self.seen = trio.Event()
@@ -128,8 +128,8 @@ class Starts(Instrument):
             self.seen.set()
 
 
-async def test_in_the_start_of_a_thread():
-    """No server stores a thread before its first turn, so it is started anew."""
+async def test_during_the_start_of_a_thread():
+    """The server does not store a thread before its first turn, so the thread is started again."""
     starts = Starts()
     async with stage(120) as on, on.supervisor(instruments=[starts]) as supervisor:
 
@@ -148,7 +148,7 @@ async def test_in_the_start_of_a_thread():
             assert result.status == "completed"
         assert supervisor.generation == 1 + len(delays)
         contexts = [texts_of(request) for request in on.model.requests]
-        # A death may also come after the first turn has begun: then it is continued.
+        # If the server dies after the first turn has begun, that turn is continued.
         assert all(
             texts.count(f"after {delay}") == 1
             for delay in delays
@@ -159,8 +159,8 @@ async def test_in_the_start_of_a_thread():
         assert len(stored) == len(delays)
 
 
-async def test_in_the_resume_and_in_the_take_back():
-    """Kills within milliseconds of a start: most of them hit the requests that open the thread."""
+async def test_during_the_resume_and_during_the_rollback():
+    """Kill within milliseconds of a start. Most kills hit the requests that open the thread."""
     async with stage(120) as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             async with trio.open_nursery() as nursery:
@@ -177,7 +177,7 @@ async def test_in_the_resume_and_in_the_take_back():
 
 
 @pytest.mark.parametrize("cut", [*range(1, 8), "the whole turn"])
-async def test_a_rollout_that_lost_its_last_lines_is_a_right_answer_or_an_error(cut):
+async def test_a_rollout_without_its_last_lines_gives_a_correct_answer_or_an_error(cut):
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             await thread.run("one", key="1")
@@ -186,7 +186,7 @@ async def test_a_rollout_that_lost_its_last_lines_is_a_right_answer_or_an_error(
         lines = rollout.read_text().splitlines(keepends=True)
         starts = [number for number, line in enumerate(lines) if "task_started" in line]
         rollout.write_text("".join(lines[: starts[-1] if cut == "the whole turn" else -cut]))
-        # Otherwise the index, which is ahead of the file, still has the turn.
+        # Without this, the index, which is ahead of the file, would still have the turn.
         for index in on.home.codex_home.rglob("*.sqlite*"):
             index.unlink()
         count = len(on.model.requests)
@@ -202,7 +202,7 @@ async def test_a_rollout_that_lost_its_last_lines_is_a_right_answer_or_an_error(
         assert len(on.model.requests) == count
 
 
-async def test_a_history_index_that_is_gone_or_damaged_never_leads_to_a_second_call():
+async def test_a_missing_or_damaged_history_index_never_causes_a_second_call():
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             await thread.run("one", key="1")
@@ -214,7 +214,7 @@ async def test_a_history_index_that_is_gone_or_damaged_never_leads_to_a_second_c
             assert (await thread.run("one", key="1")).final_response == "did it"
         for path in indexes:
             path.write_bytes(b"garbage" * 1000)
-        # The server reports most damaged ones as an error, and has rebuilt one now and then.
+        # The server reports most damaged indexes as an error, and occasionally rebuilds one.
         with suppress(errors.CodexError):
             async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
                 assert (await thread.run("one", key="1")).final_response == "did it"
@@ -223,7 +223,7 @@ async def test_a_history_index_that_is_gone_or_damaged_never_leads_to_a_second_c
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a few MiB; the test is skipped where none can be mounted."""
+    """Yield a file system of a few MiB, or skip the test where none can be mounted."""
     mounted = tmp_path / "small"
     mounted.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", mounted], capture_output=True)
@@ -233,8 +233,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", mounted], check=True)
 
 
-async def test_what_ran_while_the_disk_was_full_is_never_sent_again(small_disk, tmp_path):
-    """The server says nothing of it, and completes the turn without a history; only the journal knows."""
+async def test_a_prompt_that_ran_while_the_disk_was_full_is_never_sent_again(small_disk, tmp_path):
+    """The server completes the turn without storing it and without an error. Only the journal has a record."""
     prompt = "two " + "y" * 30_000
     with trio.fail_after(60):
         async with MockModel() as model:

@@ -1,4 +1,4 @@
-"""Supervised threads on the real server: what is killed goes on, and no prompt is given to the model twice."""
+"""Supervised threads on the real server continue after kills, and the model receives no prompt twice."""
 
 import random
 
@@ -15,7 +15,7 @@ async def test_a_program_of_keyed_steps_outlives_its_server():
         nursery.start_soon(keep_killing, supervisor, random.Random(5), 0.05, 0.5)
         async with supervisor.thread("a") as thread:
             results, keys = [], []
-            # A fast machine takes several steps between two kills.
+            # A fast machine completes several steps between two kills.
             while len(keys) < 6 or supervisor.generation == 1:
                 keys.append(f"step-{len(keys)}")
                 results.append(await thread.run(f"do {keys[-1]}", key=keys[-1]))
@@ -40,7 +40,7 @@ async def test_the_next_program_reads_the_results_of_the_earlier_one():
         on.assert_each_once("one", "two")
 
 
-async def test_a_turn_that_a_death_interrupts_continues_with_a_follow_up():
+async def test_a_turn_interrupted_by_a_death_continues_with_a_follow_up():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("so ", "far")
         on.model.say("the rest")
@@ -59,7 +59,7 @@ async def test_a_turn_that_a_death_interrupts_continues_with_a_follow_up():
         assert on.given()[-2:] == ["do it", "Go on."]
 
 
-async def test_a_death_can_be_raised_and_answered():
+async def test_a_death_can_be_raised_and_handled():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang()
         on.model.default = Response(Text("fine"))
@@ -111,7 +111,7 @@ async def test_a_failed_prompt_fails_again_and_is_not_sent_again():
 
 
 @pytest.mark.parametrize("key", ["", "a~2", "x" * 201])
-async def test_a_bad_key_is_refused_before_anything_is_sent(key):
+async def test_an_invalid_key_is_refused_before_anything_is_sent(key):
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         with pytest.raises(ValueError, match="key"):
             await thread.run("one", key=key)
@@ -120,14 +120,14 @@ async def test_a_bad_key_is_refused_before_anything_is_sent(key):
         assert on.model.requests == []
 
 
-async def test_without_a_journal_keys_are_made():
+async def test_without_a_journal_keys_are_generated():
     async with stage() as on, on.supervisor(journal=None) as supervisor, supervisor.thread("a") as thread:
         assert (await thread.run("one")).status == "completed"
         assert (await thread.run("one")).status == "completed"
         assert len(on.model.requests) == 2
 
 
-async def test_a_name_is_opened_once_and_a_thread_runs_one_prompt_at_a_time():
+async def test_a_name_can_be_opened_once_and_a_thread_runs_one_prompt_at_a_time():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         with pytest.raises(errors.ThreadInUse, match="open in this supervisor"):
             await supervisor.thread("a").__aenter__()
@@ -140,7 +140,7 @@ async def test_a_name_is_opened_once_and_a_thread_runs_one_prompt_at_a_time():
             nursery.cancel_scope.cancel()
 
 
-async def test_a_thread_that_was_deleted_is_gone_and_no_other_one_is_started():
+async def test_opening_a_deleted_thread_raises_and_starts_no_new_one():
     async with stage() as on:
         async with on.supervisor() as supervisor:
             async with supervisor.thread("a") as thread:
@@ -165,7 +165,7 @@ async def test_an_archived_thread_is_unarchived():
         on.assert_each_once("one", "two")
 
 
-async def test_a_prompt_that_was_cancelled_is_interrupted_for_this_program_only():
+async def test_a_cancelled_prompt_is_interrupted_only_for_this_program():
     async with stage() as on:
         on.model.hang("half")
         on.model.default = Response(Text("whole"))
@@ -198,7 +198,7 @@ async def test_a_prompt_that_was_cancelled_is_interrupted_for_this_program_only(
         assert len(two.parts) == 2
 
 
-async def test_a_turn_is_iterated_over_a_death():
+async def test_iterating_over_a_turn_continues_after_a_death():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("so ", "far")
         on.model.say("the ", "rest")
@@ -242,7 +242,7 @@ async def test_leaving_a_turn_interrupts_it_permanently():
         assert len(on.model.requests) == 2
 
 
-async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
+async def test_an_exception_in_the_body_of_a_turn_propagates_unchanged():
     error = ValueError("mine")
     async with stage() as on:
         on.model.hang("half")
@@ -257,7 +257,7 @@ async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
         assert caught.value is error
 
 
-async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one():
+async def test_a_turn_interrupted_by_the_end_of_its_supervisor_continues_in_the_next_one():
     async with stage() as on:
         on.model.hang("half")
 
