@@ -299,20 +299,48 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
         assert f"{pid}" not in os.listdir("/proc")
 
 
+RECORD = "2026-11-30T16:07:02.152222Z ERROR codex_app_server: Codex could not find bubblewrap on PATH."
+"""What the server logs soon after its start if bubblewrap is missing. It then continues without."""
+
+
 @pytest.mark.parametrize(
-    ("end", "shown"), [("os.kill(os.getpid(), 9)", ""), ("os._exit(3)", "an old warning\n")]
+    ("recent", "end", "shown"),
+    [
+        (0, "os.kill(os.getpid(), 9)", ""),
+        (0, "os._exit(3)", ""),
+        (60, "os.kill(os.getpid(), 9)", "a line\n"),
+        (60, "os._exit(3)", f"{RECORD}\na line\n"),
+    ],
 )
-async def test_an_old_warning_is_no_cause_of_what_a_signal_ended(monkeypatch, end, shown):
-    monkeypatch.setattr("trio_codex._process.channel.RECENT_STDERR_SECONDS", 0)
-    script = (
-        ANSWERS
-        + f"print('an old warning', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"
+async def test_an_old_warning_is_no_cause_of_an_end(monkeypatch, recent, end, shown):
+    monkeypatch.setattr("trio_codex._process.stderr.RECENT_SECONDS", recent)
+    script = ANSWERS + (
+        f"print('{RECORD}', 'a line', sep='\\n', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"
     )
     with trio.fail_after(10):
         async with open_codex(fake(script)) as codex:
             with pytest.raises(errors.ServerExited) as caught:
                 await codex.request("thread/list")
     assert caught.value.stderr_tail == shown
+
+
+async def test_a_log_record_is_no_cause_of_a_start_that_hangs():
+    script = f"import sys, time; print('{RECORD}', 'Password:', sep='\\n', file=sys.stderr); time.sleep(99)"
+    error = await fails_to_start(fake(script, start_timeout=0.5, stop_grace=0.2))
+    assert type(error) is errors.StartTimeout
+    assert error.stderr_tail == "Password:\n"
+
+
+async def test_an_old_warning_is_no_cause_of_a_connection_that_broke(monkeypatch):
+    monkeypatch.setattr("trio_codex._process.stderr.RECENT_SECONDS", 0)
+    script = ANSWERS + (
+        f"print('{RECORD}', file=sys.stderr, flush=True); answer(input()); input(); input(); os.close(1); time.sleep(99)"
+    )
+    with trio.fail_after(10):
+        async with open_codex(fake(script, stop_grace=0.2)) as codex:
+            with pytest.raises(errors.ConnectionBroken) as caught:
+                await codex.request("thread/list")
+    assert (type(caught.value), caught.value.stderr_tail) == (errors.ConnectionBroken, "")
 
 
 def test_asyncio_is_told_to_use_trio():

@@ -288,7 +288,8 @@ class ClientLifecycle:
 
     def _start_error(self, cls: type[StartErrorT], problem: str) -> StartErrorT:
         process, binary = self._process, self._binary
-        tail = "" if process is None else self._secrets.hide_in_tail(process.stderr.tail())
+        tail = "" if process is None else process.stderr.tail(log_records=cls is not StartTimeout)
+        tail = self._secrets.hide_in_tail(tail)
         hint = next(
             (hint for pattern, hint in _HINTS if re.search(pattern, tail)),
             "Run trio-codex doctor to see why.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from trio_codex._core.secrets import Secrets
     from trio_codex._link.timeouts import Timeouts
     from trio_codex._process.server import ServerProcess
-
-RECENT_STDERR_SECONDS: Final = 5.0
-"""Maximum age of stderr output that is reported for a server killed by a signal."""
 
 
 class ProcessChannel(LineChannel):
@@ -36,7 +33,7 @@ class ProcessChannel(LineChannel):
         return True
 
     def explain(self, reason: str, phase: str) -> ConnectionBroken:
-        tail = self._secrets.hide_in_tail(self._process.stderr.tail())
+        tail = self._secrets.hide_in_tail(self._process.stderr.recent())
         return ConnectionBroken(reason, phase, self._process.pid, None, tail)
 
     async def diagnose(self, reason: str, phase: str) -> ConnectionBroken:
@@ -49,9 +46,8 @@ class ProcessChannel(LineChannel):
         if returncode is None:
             return self.explain(reason, phase)
         problem = f"the server exited: {describe_exit(returncode)}"
-        # A process killed by a signal did not log a reason, so an old warning would be mistaken for it.
-        recent = RECENT_STDERR_SECONDS if returncode < 0 else None
-        tail = self._secrets.hide_in_tail(process.stderr.tail(seconds=recent))
+        # A server that was killed did not log why. What a panic printed remains.
+        tail = self._secrets.hide_in_tail(process.stderr.recent(log_records=returncode >= 0))
         return ServerExited(problem, phase, process.pid, returncode, tail)
 
     def kill(self) -> None:

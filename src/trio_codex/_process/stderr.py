@@ -15,6 +15,9 @@ RING_BYTES = 64 * 1024
 TAIL_BYTES = 4 * 1024
 """Default length of a tail, because it is shown in error messages."""
 
+RECENT_SECONDS = 2.0
+"""Maximum age of output that may explain an end. Anything older would be mistaken for the cause."""
+
 MARK_SECONDS = 0.1
 """Resolution of the arrival times."""
 
@@ -26,6 +29,7 @@ _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\|$)|[ -/]*(?:[0-~]|$))"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LOG_RECORD = re.compile(r"^\d{4}-\d\d-\d\dT\S+ +(?:TRACE|DEBUG|INFO|WARN|ERROR) .*\n?", re.MULTILINE)
 
 
 class StderrRing:
@@ -53,10 +57,10 @@ class StderrRing:
     def getvalue(self) -> bytes:
         return bytes(self._data[-self.limit :])
 
-    def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None) -> str:
+    def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None, log_records: bool = True) -> str:
         """Return the last ``limit`` bytes as readable text, or of them only what arrived within so many ``seconds``.
 
-        Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
+        Without ``log_records`` it leaves out the records of the server's log. Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
         """
         if seconds is not None:
             since = time.monotonic() - seconds
@@ -67,7 +71,12 @@ class StderrRing:
         cut = data[max(0, len(data) - limit) :]
         if len(cut) < self.total:
             cut = cut.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a truncated character
-        return _CONTROL.sub("", _ESCAPE.sub("", cut.decode("utf-8", "replace")))
+        text = _CONTROL.sub("", _ESCAPE.sub("", cut.decode("utf-8", "replace")))
+        return text if log_records else _LOG_RECORD.sub("", text)
+
+    def recent(self, *, log_records: bool = True) -> str:
+        """Return the tail of what arrived shortly before now, which may explain why the server has ended."""
+        return self.tail(seconds=RECENT_SECONDS, log_records=log_records)
 
     def __len__(self) -> int:
         return min(len(self._data), self.limit)

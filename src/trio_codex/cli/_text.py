@@ -39,6 +39,7 @@ _OPTIONS: Final = {
     "Pass an ssl_context that trusts its certificate.": "Set SSL_CERT_FILE to the certificate of its authority.",
 }
 _CONFIG_HINT: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
+_DESCRIPTORS_HINT: Final = "Archive threads that are done, or raise the hard limit of open files (ulimit -Hn)."
 
 
 class CommandFailed(Exception):
@@ -132,6 +133,8 @@ def explain(error: CodexError) -> tuple[str, str | None]:
             return one_line(f"{as_options(error.problem)}{where}{detail}"), as_options(error.hint)
         case ConnectionBroken():
             return one_line(f"{error.reason}{_stderr_line(error.stderr_tail)}"), None
+        case RpcError() if re.search(r"\(os error (?:23|24)\)", error.message):
+            return one_line(error.message), _DESCRIPTORS_HINT
         case RpcError() if "failed to load configuration" in error.message:
             return one_line(error.message), _CONFIG_HINT
         case TurnFailed():

@@ -58,7 +58,10 @@ class SpawnError(StartError):
 
 
 class StartTimeout(StartError):
-    """The server was started but did not answer within ``start_timeout``. It has been terminated."""
+    """The server was started but did not answer within ``start_timeout``. It has been terminated.
+
+    ``stderr_tail`` leaves out the records of the server's log, which do not say why it did not answer.
+    """
 
 
 @error_class
@@ -90,7 +93,7 @@ class ConnectionBroken(CodexError):
         pid: The process id of the server, if this client started it.
         returncode: Its exit status, negative for a signal; ``None`` if it was still running or this client did not
             start it.
-        stderr_tail: The last lines it wrote to stderr.
+        stderr_tail: The lines that it wrote to stderr shortly before the end; after a signal without its log records.
     """
 
     reason: str
