@@ -76,5 +76,7 @@ def test_an_error_is_shown_with_its_cause_and_hint_on_one_line():
     ],
 )
 def test_a_configuration_that_fails_to_load_has_a_hint_for_its_cause(problem, hint):
-    error = errors.InvalidRequestError(-32600, f"failed to load configuration: {problem}", method="turn/start")
+    error = errors.InvalidRequestError(
+        -32600, f"failed to load configuration: {problem}", method="turn/start"
+    )
     assert hint in (explain(error)[1] or "")

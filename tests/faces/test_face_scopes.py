@@ -203,7 +203,9 @@ def interrupt_scopes(attack, times):
     with (kept := open_bare(BLOCKING, outer.scope)):
         for number in range(times):
             seen += attack(use_new if number % 5 == 0 else lambda: use(kept))
-            assert inner.entered == inner.exited, f"continued before the scope ended, after {number} interrupts"
+            assert inner.entered == inner.exited, (
+                f"continued before the scope ended, after {number} interrupts"
+            )
             assert outer.entered == outer.exited + 1
     assert seen > times / 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

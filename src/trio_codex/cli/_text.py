@@ -39,7 +39,9 @@ _OPTIONS: Final = {
     "Pass an ssl_context that trusts its certificate.": "Set SSL_CERT_FILE to the certificate of its authority.",
 }
 _CONFIG_HINT: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
-_DESCRIPTORS_HINT: Final = "Archive threads that are done, or raise the hard limit of open files (ulimit -Hn)."
+_DESCRIPTORS_HINT: Final = (
+    "Archive threads that are done, or raise the hard limit of open files (ulimit -Hn)."
+)
 
 
 class CommandFailed(Exception):
