@@ -49,6 +49,7 @@ def left(*turn_ids, earlier=(), is_goal=False):
 
 INTERRUPT = [("turn/interrupt", "mine")]
 NOT_YET = errors.MethodNotFoundError(-32601, "list_turns is not supported yet", None, "thread/resume")
+NOT_WRITTEN = errors.InternalRpcError(-32603, "rollout at … is empty", None, "thread/resume")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,8 @@ NOT_YET = errors.MethodNotFoundError(-32601, "list_turns is not supported yet", 
         (left("mine"), [RUNNING, ENDED], INTERRUPT),
         (left("mine"), [STARTING, STARTING, RUNNING, RUNNING, ENDED], [*INTERRUPT, *INTERRUPT]),
         (left("mine"), [NOT_YET, EARLIER, RUNNING, ENDED], INTERRUPT),
+        (left("mine"), [NOT_WRITTEN, NOT_WRITTEN, RUNNING, ENDED], INTERRUPT),
+        (left(), [NOT_WRITTEN, RUNNING, ENDED], INTERRUPT),
         (left("mine"), [ENDED], []),
         (left("mine"), [OTHERS], []),
         # The response was lost, too, and the thread has turns that are unknown to this client.

@@ -10,7 +10,7 @@ import trio
 from trio_codex._core.log import logger
 from trio_codex._session.history import read_newest_turn
 from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting
-from trio_codex.errors import CodexError, InvalidRequestError, MethodNotFoundError
+from trio_codex.errors import CodexError, InternalRpcError, InvalidRequestError, MethodNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,8 +108,15 @@ async def _end(server: Server, turn: LeftTurn) -> None:
     await trio.lowlevel.checkpoint()
     if turn.is_goal:
         await _pause(server, turn.thread_id)
-    for _ in range(LOOKS):
-        newest = await _newest(server, turn)
+    for look in range(LOOKS):
+        newest = None
+        try:
+            newest = await _newest(server, turn)
+        except InternalRpcError as exc:
+            # The server has created the file of the thread, but has not written its first line yet.
+            if look == LOOKS - 1:
+                raise
+            logger.debug("thread %s: %s", turn.thread_id, exc)
         if newest is not None and newest.get("status") == IN_PROGRESS:
             await _interrupt(server, turn.thread_id, str(newest.get("id")))
             if not turn.is_goal:
