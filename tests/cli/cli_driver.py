@@ -6,6 +6,9 @@ import json
 import os
 import pty
 import re
+import select
+import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from pathlib import Path
 import trio
 
 COMMAND = [sys.executable, "-m", "trio_codex.cli"]
+FORKED = str(Path(__file__).with_name("forked_cli.py"))
 SRC = str(Path(__file__).parents[2] / "src")
 # A terminal sends Ctrl-C to the foreground process group of its session, so the process needs a session on this
 # terminal.
@@ -41,54 +45,90 @@ def environment(home=None, **more):
     }
 
 
+class Forks:
+    """An interpreter that has imported the command line, and runs commands in forks of itself."""
+
+    def __init__(self):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, FORKED, str(theirs.fileno())]
+            streams = dict.fromkeys(("stdin", "stdout"), subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, **streams, env=environment(), start_new_session=True, pass_fds=[theirs.fileno()]
+            )
+        self._socket = ours
+
+    def start(self, arguments, env, cwd, streams, *, terminal):
+        """Start a command. Return its process id, and a descriptor that its exit status can be read from."""
+        request = {"arguments": arguments, "env": env, "cwd": str(cwd), "terminal": terminal}
+        status, theirs = os.pipe()
+        socket.send_fds(self._socket, [json.dumps(request).encode()], [*streams, theirs])
+        os.close(theirs)
+        return int(self._socket.recv(20)), status
+
+    def close(self):
+        """Wait for the interpreter to exit."""
+        self._socket.close()
+        self._process.wait(SECONDS)
+
+
+forks = None
+"""Set while tests of the command line run."""
+
+
 class Process:
     """A process and its pipes. Does not use Trio's `open_process`, whose worker thread would outlive the test."""
 
-    def __init__(self, command, *, home=None, pipes=None, **more):
-        pipe = subprocess.PIPE
-        stdin, stdout, stderr = (pipes, pipes, pipes) if pipes is not None else (pipe, pipe, pipe)
-        self._process = subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment(home, **more),
-            cwd=home.workspace if home else None,
-            start_new_session=True,
-        )
-        self.stdin, self.stdout, self.stderr = map(
-            _stream, (self._process.stdin, self._process.stdout, self._process.stderr)
-        )
-
-    @property
-    def returncode(self):
-        return self._process.returncode
+    def __init__(self, arguments, *, home=None, command=None, terminal=None, **more):
+        """Run the command line with arguments, or another command. Its streams are pipes unless there is a terminal."""
+        env = environment(home, **more)
+        cwd = home.workspace if home else os.getcwd()
+        pipes = [os.pipe() for _ in range(3)] if terminal is None else []
+        theirs = [pipes[0][0], pipes[1][1], pipes[2][1]] if pipes else [terminal] * 3
+        ours = [pipes[0][1], pipes[1][0], pipes[2][0]] if pipes else []
+        streams = [trio.lowlevel.FdStream(each) for each in ours] or [None] * 3
+        self.stdin, self.stdout, self.stderr = streams
+        # What Python reads at its start is not taken on by a fork.
+        fresh = any(name == "LANG" or name.startswith("PYTHON") for name in more)
+        self.returncode = None
+        self._popen = None
+        if forks and not command and not fresh:
+            self.pid, self._status = forks.start(arguments, env, cwd, theirs, terminal=terminal is not None)
+        else:
+            on_terminal = [sys.executable, "-I", "-S", "-c", ON_TERMINAL] if terminal is not None else []
+            self._popen = subprocess.Popen(
+                [*on_terminal, *(command or COMMAND), *arguments],
+                **dict(zip(("stdin", "stdout", "stderr"), theirs, strict=True)),
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+            self.pid, self._status = self._popen.pid, os.pidfd_open(self._popen.pid)
+        for each in {*theirs} - {terminal}:
+            os.close(each)
 
     def send_signal(self, number):
-        self._process.send_signal(number)
+        if not select.select([self._status], [], [], 0)[0]:  # it is still running
+            os.kill(self.pid, number)
 
     async def wait(self):
-        pidfd = os.pidfd_open(self._process.pid)
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
-        return self._process.wait()
+        if self.returncode is None:
+            await trio.lowlevel.wait_readable(self._status)
+        return self._reap()
+
+    def _reap(self):
+        """Wait for the exit without letting others run, and return the status."""
+        if self.returncode is None:
+            self.returncode = self._popen.wait() if self._popen else int(os.read(self._status, 20))
+        return self.returncode
 
     async def aclose(self):
         """Kill the process if it is still running."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self.send_signal(signal.SIGKILL)
+        self._reap()
+        os.close(self._status)
         for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
             await trio.aclose_forcefully(stream)
-
-
-def _stream(pipe):
-    if pipe is None:
-        return None
-    with pipe:
-        return trio.lowlevel.FdStream(os.dup(pipe.fileno()))
 
 
 class Ended:
@@ -115,7 +155,7 @@ class Ended:
 @contextlib.asynccontextmanager
 async def started_cli(*args, home=None, command=None, **more):
     """Start the command with pipes. Wait for its exit, or kill it if the test fails."""
-    process = Process([*(command or COMMAND), *map(str, args)], home=home, **more)
+    process = Process([*map(str, args)], home=home, command=command, **more)
     try:
         with trio.fail_after(SECONDS):
             yield process
@@ -204,8 +244,7 @@ async def on_terminal(*args, home, columns=120):
     """Start the command on a terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    command = [sys.executable, "-I", "-S", "-c", ON_TERMINAL, *COMMAND, *map(str, args)]
-    process = Process(command, home=home, pipes=slave, COLUMNS=columns)
+    process = Process([*map(str, args)], home=home, terminal=slave, COLUMNS=columns)
     os.close(slave)
     terminal = Terminal(master, process)
     try:

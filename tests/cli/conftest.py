@@ -1,6 +1,21 @@
+import sys
+
+import cli_driver
 import pytest
 
 from trio_codex.testing import MockModel, write_offline_home
+
+
+@pytest.fixture(scope="package", autouse=True)
+def forks():
+    """Let commands run in forks of one interpreter, where the system has what that takes."""
+    if sys.platform != "linux":
+        yield
+        return
+    cli_driver.forks = cli_driver.Forks()
+    yield
+    cli_driver.forks.close()
+    cli_driver.forks = None
 
 
 @pytest.fixture

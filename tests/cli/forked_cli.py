@@ -1,0 +1,91 @@
+"""Run the command line in forks of one interpreter: ``forked_cli.py DESCRIPTOR``, with one end of a socket pair.
+
+A request is a JSON object with the arguments, the environment and the working directory. With it come the standard streams
+and a pipe. The response is the process id; the exit status is written to the pipe.
+
+Most of the time of a short command goes into the start of Python and into imports. Here all tests share them.
+"""
+
+import fcntl
+import gc
+import json
+import os
+import pkgutil
+import selectors
+import socket
+import sys
+import termios
+
+import trio_codex.batch
+import trio_codex.cli.__main__
+import trio_codex.supervision
+import trio_codex.testing
+from trio_codex.cli import main
+
+REQUEST_BYTES = 1 << 20
+REQUEST_DESCRIPTORS = 4
+MOST_DESCRIPTORS = 1 << 10
+STREAMS = (("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))
+"""Name, mode and buffering of each, as Python opens them at its start."""
+
+
+def serve(channel):
+    """Fork for each request, and report exit statuses. Return only in a fork, with the request and its streams."""
+    waiting = selectors.DefaultSelector()
+    waiting.register(channel, selectors.EVENT_READ)
+    while True:
+        for key, _ in waiting.select():
+            if key.data is not None:
+                waiting.unregister(key.fileobj)
+                report(key.fileobj, *key.data)
+                continue
+            message, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, REQUEST_DESCRIPTORS)
+            if not message:
+                os._exit(0)  # the tests are over
+            *streams, status = descriptors
+            pid = os.fork()
+            if pid == 0:
+                waiting.close()
+                channel.close()
+                return json.loads(message), streams
+            waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, status))
+            for stream in streams:
+                os.close(stream)
+            channel.send(b"%d" % pid)
+
+
+def report(pidfd, pid, status):
+    # Reap the process last: until its exit is known, somebody may signal it.
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.write(status, b"%d" % (ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status))
+    os.close(status)
+    os.waitpid(pid, 0)
+    os.close(pidfd)
+
+
+def become(request, streams):
+    """Take on what a new process would start with."""
+    os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(len(streams), MOST_DESCRIPTORS)
+    if request["terminal"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.path[0] = request["cwd"]
+    sys.argv[:] = [trio_codex.cli.__main__.__file__, *request["arguments"]]
+    for number, (name, mode, buffering) in enumerate(STREAMS):
+        old = getattr(sys, name)
+        new = open(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115  # open until the exit
+        setattr(sys, name, new)
+
+
+if __name__ == "__main__":
+    for module in pkgutil.iter_modules(trio_codex.cli.__path__, "trio_codex.cli."):
+        __import__(module.name)
+    gc.collect()
+    gc.freeze()
+    become(*serve(socket.socket(fileno=int(sys.argv[1]))))
+    main()
