@@ -1,4 +1,7 @@
-"""The integration tests that do not use Trio themselves, run through each face."""
+"""The integration tests that do not use Trio themselves, run through each face.
+
+In the default run, the faces take turns: each test runs through one of them, and each face gets half of the tests.
+"""
 
 import importlib
 import inspect
@@ -47,8 +50,21 @@ def is_neutral(test):
     )
 
 
-@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
-@pytest.mark.parametrize(("module", "test"), scenarios())
+def through_the_faces(found):
+    """Return every scenario with every face. All but one face of each are marked long."""
+    return [
+        pytest.param(
+            *scenario.values,
+            face,
+            id=f"{scenario.id}-{face.name}",
+            marks=[*scenario.marks, *([] if number % len(FACES) == turn else [pytest.mark.long])],
+        )
+        for number, scenario in enumerate(found)
+        for turn, face in enumerate(FACES)
+    ]
+
+
+@pytest.mark.parametrize(("module", "test", "face"), through_the_faces(scenarios()))
 def test_the_scenario_passes_through_the_face(module, test, face, monkeypatch):
     monkeypatch.setattr(module, "offline", face.offline)
     face.run(test)
