@@ -422,8 +422,12 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
     ],
 )
 def test_a_table_that_does_not_match_the_schema_is_an_error(
-    change: Callable[[pytest.MonkeyPatch], None], problem: str, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[pytest.MonkeyPatch], None],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: schema.Bundle,
 ) -> None:
+    monkeypatch.setattr(schema, "load", lambda: bundle)
     change(monkeypatch)
     with pytest.raises(WiregenError, match=problem.replace("?", r"\?")):
         generate.build()
