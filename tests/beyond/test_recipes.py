@@ -39,10 +39,9 @@ def job(offline, tasks, variable, index, count=2):
     )
 
 
-@pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"])
-def test_the_jobs_of_an_array_share_the_tasks_and_can_be_resubmitted(offline, tmp_path, variable):
+def test_the_jobs_of_an_array_share_the_tasks_and_can_be_resubmitted(offline, tmp_path):
     tasks = write_tasks(tmp_path / "tasks.jsonl", some(6))
-    for _ in range(2):
+    for variable in ("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"):
         with job(offline, tasks, variable, 0) as first, job(offline, tasks, variable, 1) as second:
             texts = [each.stdout.read().decode() for each in (first, second)]
             assert (first.wait(), second.wait()) == (0, 0), first.stderr.read()
