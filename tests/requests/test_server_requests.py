@@ -5,7 +5,7 @@ from typing import get_args
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_codex import policies, wire
@@ -207,6 +207,7 @@ def test_every_decision_goes_over_the_wire_as_the_schema_wants_it_or_is_none(met
 
 
 @pytest.mark.parametrize("method", KINDS)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(st.data())
 def test_every_request_that_fits_the_schema_becomes_a_question_that_can_be_declined(method, data):
     params = data.draw(values_of(getattr(wire, SERVER_REQUESTS[method].params)))
