@@ -1,4 +1,7 @@
-"""Every example runs offline and prints what it is meant to show."""
+"""Every example runs offline and prints what it is meant to show.
+
+The default run has a sample. ``.ci/run`` has a step for the others.
+"""
 
 import os
 import re
@@ -312,7 +315,13 @@ def test_every_example_is_listed_once_on_its_page() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("example", sorted(OUTPUT))
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(example, marks=[] if number % 6 == 0 else [pytest.mark.long])
+        for number, example in enumerate(sorted(OUTPUT))
+    ],
+)
 def test_example_prints_the_expected_output(example: str, tmp_path: Path) -> None:
     # With an empty home, an example that needs an account or a configuration fails.
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
