@@ -74,42 +74,42 @@ MUTATIONS = [
     Mutation(
         "G1", "the guard does not adopt orphans of the server",
         "_process.guard:PR_SET_CHILD_SUBREAPER", constant(36, 0),
-        "tests/runtime/test_process_stop.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
+        "tests/runtime/test_process_stop.py::test_processes_left_behind_by_the_server_are_ended_and_stdout_ends",
     ),
     Mutation(
         "G1", "stdin stays open",
         "_process.server:ServerProcess.stop", drop("_close_stdin"),
-        "tests/runtime/test_process_stop.py::test_a_gentle_server_ends_on_eof",
+        "tests/runtime/test_process_stop.py::test_a_cooperative_server_ends_on_eof",
     ),
     Mutation(
         "G1", "SIGTERM is never sent",
         "_process.server:ServerProcess._end_server", drop("terminate"),
-        "tests/runtime/test_process_stop.py::test_a_server_is_ended_by_what_it_takes",
+        "tests/runtime/test_process_stop.py::test_stopping_escalates_until_the_server_ends",
     ),
     Mutation(
         "G1", "a guard keeps the blocked signals of the client",
         "_process.guard:main", drop("pthread_sigmask"),
-        "tests/runtime/test_hosts.py::test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sigchld",
+        "tests/runtime/test_hosts.py::test_the_end_of_the_server_is_noticed_however_sigchld_is_handled",
     ),
     Mutation(
         "G1", "the guard has no supervisor",
         "_process.guard:keep", condition("waitpid", becomes="_ and False"),
-        "tests/runtime/test_hosts.py::test_nothing_survives_a_guard_that_is_killed_not_even_orphans",
+        "tests/runtime/test_hosts.py::test_nothing_survives_a_killed_guard_not_even_orphans",
     ),
     Mutation(
         "G1", "without a process table no children are found",
         "_process.guard:Guard.signal_all", always("table_is_ours"),
-        "tests/runtime/test_hosts.py::test_the_guard_ends_everything_where_the_system_lacks",
+        "tests/runtime/test_hosts.py::test_the_guard_ends_everything_on_a_system_without",
     ),
     Mutation(
         "G1", "a forked child keeps stdin open",
         "_process.pipes:PipeSendStream.close", drop("shutdown"),
-        "tests/runtime/test_pipes.py::test_closing_is_the_end_also_while_a_forked_copy_holds_on",
+        "tests/runtime/test_pipes.py::test_closing_is_seen_although_a_forked_copy_holds_the_descriptor",
     ),
     Mutation(
         "G14", "a process tree that does not end in time is reported as an internal error",
         "_api.lifecycle:ClientLifecycle._watch", catches("ClosedResourceError", "trio.BusyResourceError"),
-        "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
+        "tests/client/test_open_on_hosts.py::test_a_process_tree_that_does_not_end_in_time_does_not_change_the_bodys_exception",
     ),
     Mutation(
         "G1", "a full disk causes a traceback",
@@ -144,32 +144,32 @@ MUTATIONS = [
     Mutation(
         "G2", "an idle handle ends another handle's turn",
         "_api.thread:Thread._has_to_end", returns("True", "opener"),
-        "tests/client/test_opening.py::test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started",
+        "tests/client/test_opening.py::test_leaving_an_idle_handle_does_not_end_work_of_another_handle",
     ),
     Mutation(
         "G2", "a turn already running at the resume is steered",
         "_session.snapshot:take_snapshot", drop("begin_turn"),
-        "tests/client/test_opening.py::test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended",
+        "tests/client/test_opening.py::test_a_turn_in_progress_in_a_resume_response_blocks_new_turns_until_it_has_ended",
     ),
     Mutation(
         "G2", "a thread is unsubscribed while a resume is pending",
         "_api.thread:Thread._close", operand("pending"),
-        "tests/client/test_opening.py::test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left",
+        "tests/client/test_opening.py::test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_is_left",
     ),
     Mutation(
         "G3", "opening a thread is not undone if its response is invalid",
         "_api.thread_requests:_undo_unread", drop("undo"),
-        "tests/client/test_opening.py::test_an_opening_whose_answer_cannot_be_read_is_undone",
+        "tests/client/test_opening.py::test_an_opening_with_an_invalid_response_is_undone",
     ),
     Mutation(
         "G3", "a cancelled opening of a thread is not undone",
         "_session.server:Server.acquire", never("take_back"),
-        "tests/client/test_client.py::test_a_cancelled_opening_of_a_thread_is_undone",
+        "tests/client/test_client.py::test_opening_a_thread_is_undone_if_cancelled",
     ),
     Mutation(
         "G3", "entering a login has a checkpoint after its start",
         "_api.login:LoginHandle.__aenter__", call("cancel_shielded_checkpoint", becomes="trio.lowlevel.checkpoint()"),
-        "tests/client/test_login.py::test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server",
+        "tests/client/test_login.py::test_a_login_entered_in_a_cancelled_scope_is_cancelled_on_the_server",
     ),
     Mutation(
         "G3", "the turn of a cancelled turn/start is not ended",
@@ -179,12 +179,12 @@ MUTATIONS = [
     Mutation(
         "G4", "the reader waits for callbacks",
         "_link.connection:Connection._take_lines", statement("_take_portion", becomes="_\nwhile receiver._dispatcher._open: await trio.sleep(0.01)"),
-        "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
+        "tests/requests/test_approvals.py::test_fifty_pending_approvals_block_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
         "G4", "a log handler that raises ends the session",
         "_core.log:SafeLogger.log", statement("_report", becomes="raise"),
-        "tests/requests/test_reader.py::test_a_log_handler_that_raises_ends_no_session",
+        "tests/requests/test_reader.py::test_a_log_handler_that_raises_does_not_end_the_session",
     ),
     Mutation(
         "G4", "a session imports from disk",
@@ -194,12 +194,12 @@ MUTATIONS = [
     Mutation(
         "G5", "waiting tasks are not woken at the end",
         "_link.calls:Calls.end", drop("settle"),
-        "tests/runtime/test_connection_end.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
+        "tests/runtime/test_connection_end.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_its_own_exception",
     ),
     Mutation(
         "G5", "waiting tasks share one exception object",
         "_link.call:CloseReason.exception", returns("self._error"),
-        "tests/runtime/test_connection_end.py::test_a_death_gives_a_fresh_exception_each_time",
+        "tests/runtime/test_connection_end.py::test_a_close_reason_creates_a_new_exception_each_time",
     ),
     Mutation(
         "G5", "a server left behind is not reported",
@@ -209,7 +209,7 @@ MUTATIONS = [
     Mutation(
         "G6", "requests have no window",
         "_link.calls:Calls.__init__", call("FlowControl", becomes="FlowControl(1000 * window)"),
-        "tests/runtime/test_connection.py::test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken",
+        "tests/runtime/test_connection.py::test_the_window_bounds_pending_requests_however_fast_the_peer_reads",
     ),
     Mutation(
         "G6", "a cancelled request returns its credits immediately",
@@ -219,7 +219,7 @@ MUTATIONS = [
     Mutation(
         "G6", "no barriers are sent",
         "_link.flow:FlowControl.needs_barrier", returns("False"),
-        "tests/runtime/test_flow.py::test_replies_wait_for_nothing_but_count",
+        "tests/runtime/test_flow.py::test_replies_are_never_delayed_but_count_as_unread_lines",
     ),
     Mutation(
         "G6", "a refusal acknowledges earlier lines",
@@ -229,12 +229,12 @@ MUTATIONS = [
     Mutation(
         "G6", "a refusal for overload is final",
         "_link.calls:Calls.take_reply", never("ServerBusyError"),
-        "tests/runtime/test_flow.py::test_a_refusal_for_overload_is_repeated_until_the_request_is_taken",
+        "tests/runtime/test_flow.py::test_a_request_refused_for_overload_is_repeated_until_accepted",
     ),
     Mutation(
         "G6", "a wait for credits has no bound",
         "_link.calls:Calls._queue", never("holds"),
-        "tests/runtime/test_flow.py::test_a_server_that_takes_nothing_any_more_fails_everybody_in_time",
+        "tests/runtime/test_flow.py::test_if_the_server_stops_reading_all_calls_fail_within_their_timeout",
     ),
     Mutation(
         "G6", "an overload error is not recognized",
@@ -244,17 +244,17 @@ MUTATIONS = [
     Mutation(
         "G7", "a cancelled write drops the rest of its line",
         "_link.write_queue:WriteQueue._take", value("taken", becomes="False"),
-        "tests/runtime/test_connection_writing.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
+        "tests/runtime/test_connection_writing.py::test_a_call_can_be_withdrawn_until_the_writer_has_its_line",
     ),
     Mutation(
         "G7", "the rest of a partial line is dropped",
         "_link.write_queue:WriteQueue._send_now", value("_rest", becomes="_[:0]"),
-        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
+        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whichever_task_writes_them",
     ),
     Mutation(
         "G7", "a line is written into the middle of another",
         "_link.write_queue:WriteQueue._send_now", never("_idle"),
-        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
+        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whichever_task_writes_them",
     ),
     Mutation(
         "G8", "a callback that fails denies nothing",
@@ -269,17 +269,17 @@ MUTATIONS = [
     Mutation(
         "G8", "requests of a thread being resumed are not held",
         "_session.router:Router.on_server_request", operand("_is_held"),
-        "tests/client/test_opening.py::test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has",
+        "tests/client/test_opening.py::test_a_pending_file_change_has_the_content_from_the_resume_response",
     ),
     Mutation(
         "G8", "requests of another client's turn are answered",
         "_session.asking:_belongs_to_others", operand("is_shared"),
-        "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
+        "tests/client/test_opening.py::test_attached_requests_of_another_clients_turn_are_left_to_that_client",
     ),
     Mutation(
         "G8", "requests of unknown turns are answered",
         "_session.asking:_belongs_to_others", operand("has_peers"),
-        "tests/client/test_opening.py::test_attached_what_concerns_no_turn_of_ours_is_left_to_others",
+        "tests/client/test_opening.py::test_attached_requests_outside_own_turns_are_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",
@@ -289,7 +289,7 @@ MUTATIONS = [
     Mutation(
         "G10", "state of unopened threads is kept forever",
         "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
-        "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
+        "tests/client/test_opening.py::test_turns_of_unopened_threads_use_bounded_memory",
     ),
     Mutation(
         "G9", "an accepted git command runs the repository's fsmonitor",
@@ -334,12 +334,12 @@ MUTATIONS = [
     Mutation(
         "G10", "responses pile up if the server does not read",
         "_link.connection:Connection._reply", never("QUEUED_REPLY_BYTES"),
-        "tests/runtime/test_connection_end.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
+        "tests/runtime/test_connection_end.py::test_a_server_that_sends_requests_and_does_not_read_ends_the_connection",
     ),
     Mutation(
         "G10", "audit records are bounded only in number",
         "_session.audit:Audit.add", operand("DECISIONS_BYTES"),
-        "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",
+        "tests/requests/test_audit.py::test_kept_records_are_bounded_in_bytes",
     ),
     Mutation(
         "G5", "a long environment value delays the shutdown",
@@ -384,12 +384,12 @@ MUTATIONS = [
     Mutation(
         "G16", "concurrent first starts do not wait for one another",
         "_process.start_gate:_acquire", drop("flock"),
-        "tests/runtime/test_start_gate.py::test_sixteen_first_starts_on_one_fresh_home_all_succeed",
+        "tests/runtime/test_start_gate.py::test_sixteen_concurrent_first_starts_on_one_new_home_all_succeed",
     ),
     Mutation(
         "G17", "reading from a full buffer has no checkpoint",
         "_link.subscriptions:Subscription.__anext__", drop("checkpoint_if_cancelled"),
-        "tests/runtime/test_subscriptions.py::test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too",
+        "tests/runtime/test_subscriptions.py::test_a_read_that_does_not_yield_is_a_cancellation_point_too",
     ),
     Mutation(
         "G18", "configured values are printed",
@@ -439,7 +439,7 @@ MUTATIONS = [
     Mutation(
         "G19", "waiting for a person has the request timeout",
         "_session.server:Server.acquire", never("request_class_of"),
-        "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
+        "tests/client/test_login.py::test_starting_a_login_may_take_longer_than_the_request_timeout",
     ),
     Mutation(
         "G19", "a stall counts against the server",
@@ -449,7 +449,7 @@ MUTATIONS = [
     Mutation(
         "G19", "timeouts expire before buffered responses are read",
         "_link.timeouts:Timeouts.watch", drop("_wait_for_reader"),
-        "tests/runtime/test_timeouts.py::test_nothing_expires_while_the_reader_finds_bytes",
+        "tests/runtime/test_timeouts.py::test_nothing_expires_while_the_reader_has_bytes_to_read",
     ),
     Mutation(
         "G19", "a plain cancel scope is used as a server timeout",
@@ -489,12 +489,12 @@ MUTATIONS = [
     Mutation(
         "G21", "a limit does not end a turn that may be left running",
         "_api.turn:open_turn", operand("has_failed", becomes="True"),
-        "tests/turns/test_rejoin.py::test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_running",
+        "tests/turns/test_rejoin.py::test_exceeding_a_limit_ends_a_turn_despite_leave_running",
     ),
     Mutation(
         "G21", "a pending request is answered after its turn was left",
         "_session.ending:TurnEnder.release", drop("park_requests"),
-        "tests/turns/test_rejoin.py::test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy",
+        "tests/turns/test_rejoin.py::test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy",
     ),
     Mutation(
         "G21", "a request made after its turn was left is decided immediately",
@@ -504,22 +504,22 @@ MUTATIONS = [
     Mutation(
         "G21", "a rejoined result contains only the observed items",
         "_session.router:Router._route_to_thread", never("is_partial"),
-        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
+        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_is_complete",
     ),
     Mutation(
         "G21", "items of another turn are included",
         "_session.history:History.complete", always("goes_by"),
-        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
+        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_is_complete",
     ),
     Mutation(
         "G21", "a parked request is not delivered again",
         "_session.rejoining:follow", never("has_parked"),
-        "tests/turns/test_rejoin.py::test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_failure_leaves_the_scope",
+        "tests/turns/test_rejoin.py::test_the_clients_policy_applies_while_the_turn_is_rejoined_and_its_failure_ends_the_scope",
     ),
     Mutation(
         "G21", "a rejoin does not wait for a turn that is about to start",
         "_session.rejoining:find_turn", iterable("LOOKS"),
-        "tests/turns/test_rejoin.py::test_a_turn_that_is_about_to_run_is_waited_for",
+        "tests/turns/test_rejoin.py::test_a_rejoin_waits_for_a_turn_that_is_about_to_start",
     ),
     Mutation(
         "G21", "leaving a rejoined turn ends it",
@@ -534,7 +534,7 @@ MUTATIONS = [
     Mutation(
         "G21", "a turn is taken away from its scope",
         "_api.rejoin:rejoin_turn", value("adopted", becomes="not turn.ended.is_set()"),
-        "tests/turns/test_rejoin.py::test_a_turn_of_another_scope_of_this_client_is_only_watched",
+        "tests/turns/test_rejoin.py::test_rejoining_a_turn_that_another_scope_owns_only_watches_it",
     ),
     Mutation(
         "G21", "calls of other clients' tools are answered with a failure",
@@ -604,7 +604,7 @@ MUTATIONS = [
     Mutation(
         "API", "an invalid callback is accepted",
         "policies._policy:Policy.__attrs_post_init__", drop("_check_callback"),
-        "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
+        "tests/client/test_arguments.py::test_a_callback_that_is_not_an_async_function_is_refused_by_the_policy",
     ),
     Mutation(
         "API", "arguments are checked only on first use",
@@ -614,7 +614,7 @@ MUTATIONS = [
     Mutation(
         "API", "an image is dropped silently",
         "_values.inputs:_warn_of_low", constant("low", "none"),
-        "tests/turns/test_inputs.py::test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it",
+        "tests/turns/test_inputs.py::test_an_image_that_the_server_would_drop_warns_at_the_line_that_creates_it",
     ),
     Mutation(
         "G11", "notifications missing from the schema have no type",

@@ -106,7 +106,7 @@ SAMPLES = {
     errors.MergeConflict: {"path": "runs/2", "differences": ("task 'a' is another one in runs/1",)},
     errors.BatchStopped: {"problem": "the usage limit is reached", "left": 3},
     errors.ShardFailed: {"problem": "ValueError: no"},
-    errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},
+    errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Free some disk space."},
     errors.JournalInUse: {"path": "a.db", "problem": "is in use", "hint": "End the other supervisor."},
 }
 

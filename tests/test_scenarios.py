@@ -23,7 +23,7 @@ ELSEWHERE = {
     ),
     51: (
         "Events that arrive before their turn is known: the pinned server cannot be made to send them.",
-        "tests/turns/test_turn.py::test_events_before_the_answer_are_kept_and_those_of_other_turns_are_not",
+        "tests/turns/test_turn.py::test_events_before_the_response_are_kept_but_not_those_of_other_turns",
     ),
     52: (
         "Concurrent first use: impossible, because opening is a scope. A failed handshake closes the client.",

@@ -1,7 +1,8 @@
-"""Journals in SQLite: what identifies one, how it is opened and locked, and the errors of using it.
+"""Journals in SQLite: identification, opening, locking, and errors.
 
-A commit reaches the operating system, not the disk: it survives the death of any process, and a loss of power may undo the
-latest ones. One program at a time writes, which a lock on a file beside the database ensures; any number may read.
+A commit reaches the operating system, but not necessarily the disk: it survives the death of any process, but a power
+failure may lose the latest commits. A lock on a file beside the database ensures that only one program writes at a
+time; any number may read.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import attrs
 from trio_codex import errors
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-"""Size of the write-ahead log from which it is merged while its program is idle. The merge may stop the program for some
-milliseconds, and for 250 when others write to the same disk, so SQLite's own trigger is off."""
+"""The size of the write-ahead log from which it is merged while the program is idle. SQLite's automatic merge is off,
+because a merge may block the program for 250 ms."""
 
 CHECK_EVERY: Final = 256
-"""Writes after which the size of the log is looked at."""
+"""The number of writes after which the size of the log is checked."""
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Size from which it is merged even if its program is busy."""
+"""The size of the log from which it is merged even if the program is busy."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {
@@ -32,17 +33,17 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
         "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs",
     }
 )  # fmt: skip
-"""File systems on which neither locks nor shared memory between processes can be relied on."""
+"""File systems on which locks and shared memory between processes are unreliable."""
 
 
 @attrs.frozen(kw_only=True)
 class Format:
-    """What tells the journals of one kind from all other databases.
+    """The properties that distinguish one kind of journal from all other databases.
 
     Attributes:
-        owner: Whose journal it is, for messages.
-        application: The mark in the header of the file.
-        version: The version of the tables. A journal of another one is refused.
+        owner: The owner of such a journal, for messages.
+        application: The application id in the header of the file.
+        version: The version of the tables. A journal of another version is refused.
         tables: The statements that create them.
     """
 
@@ -53,16 +54,16 @@ class Format:
 
 
 class Database:
-    """An open journal. Every method is synchronous, and takes microseconds.
+    """An open journal. Every method is synchronous and takes microseconds.
 
     Args:
         path: The path of the database; ``None`` for one in memory.
-        kind: What it contains.
-        writes: Whether to write, which only one program at a time can do. It creates what does not exist.
+        kind: The kind of journal.
+        writes: Whether to open it for writing, which only one program at a time can do, and create it if necessary.
 
     Raises:
         JournalInUse: Another program writes.
-        JournalError: It cannot be opened, is of another kind, or of another version.
+        JournalError: It cannot be opened, or has another kind or version.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, kind: Format, *, writes: bool = True) -> None:
@@ -121,16 +122,16 @@ class Database:
             return
         for setting in ("journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0"):
             self._db.execute(f"pragma {setting}")
-        # Also shows now, and not in the middle of the work, whether an existing one can be written.
+        # This also checks at once whether an existing journal can be written.
         marks = f"pragma application_id={kind.application}; pragma user_version={kind.version};"
         self._db.executescript(f"begin immediate; {kind.tables if is_new else ''} {marks} commit;")
 
     def close(self) -> None:
-        """Commit if possible, merge the write-ahead log, and give up the lock. Idempotent."""
+        """Commit if possible, merge the write-ahead log, and release the lock. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
             if self._lock is not None:
-                # What was not committed may be lost to a full disk, as it may be to a kill.
+                # Uncommitted data may be lost to a full disk, as to a kill.
                 with suppress(errors.JournalError):
                     self._merge("truncate")
             self._db.close()
@@ -155,14 +156,14 @@ class Database:
 
     def _merge(self, how: str) -> None:
         self.commit()
-        # On a full disk the log cannot be merged; nothing that it contains is lost.
+        # On a full disk the log cannot be merged, but its content is not lost.
         with suppress(sqlite3.OperationalError):
             self._db.execute(f"pragma wal_checkpoint({how})")
 
     # -- reading and writing -----------------------------------------------------------------------------------
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return the rows that a query finds, with what was not committed."""
+        """Return the rows of a query, including uncommitted changes."""
         self._catch_up()
         try:
             return self._db.execute(statement, values).fetchall()
@@ -174,14 +175,14 @@ class Database:
         return self.rows(statement, *values)[0][0]
 
     def write_late(self, statement: str, *values: object) -> None:
-        """Execute a statement with the next :meth:`write`. This program reads it at once, and a kill before that loses it."""
+        """Execute a statement, and commit it with the next :meth:`write`. Until then, a kill loses it."""
         self._late.append((statement, values))
 
     def write(self, statement: str, *values: object) -> None:
-        """Execute a statement, and commit it together with those of :meth:`write_late`.
+        """Execute a statement, and commit it together with earlier ones of :meth:`write_late`.
 
         Raises:
-            JournalError: It failed, and none of them is kept.
+            JournalError: The commit failed, and none of them is kept.
         """
         self._writes += 1
         if not self._late and not self._db.in_transaction:
@@ -194,10 +195,10 @@ class Database:
         self.commit()
 
     def commit(self) -> None:
-        """Commit what is late.
+        """Commit the statements of :meth:`write_late`.
 
         Raises:
-            JournalError: It failed, and nothing of it is kept.
+            JournalError: The commit failed, and none of them is kept.
         """
         self._catch_up()
         try:
@@ -219,7 +220,7 @@ class Database:
     # -- errors ------------------------------------------------------------------------------------------------
 
     def _rolled_back(self, exc: sqlite3.Error) -> errors.JournalError:
-        # SQLite has already done so after some errors, such as a full disk.
+        # After some errors, such as a full disk, SQLite has already rolled back.
         if self._db.in_transaction:
             self._db.execute("rollback")
         return self._explained("cannot be written", exc)
@@ -232,7 +233,7 @@ class Database:
         if "not a database" in text or "malformed" in text:
             hint = "Choose another path, or restore the file."
         elif "full" in text:
-            hint = "Make room on the disk. Nothing was sent that the journal does not have."
+            hint = "Free some disk space. Nothing was sent that the journal does not have."
         elif "readonly" in text or "unable to open" in text:
             hint = "Choose a path that can be written."
         return self.error(f"{what}: {text}", hint)
@@ -243,18 +244,18 @@ class Database:
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the type of the network file system that has a path; ``None`` if it is local or unknown."""
+    """Return the type of the network file system that contains a path, or ``None`` if it is local or unknown."""
     try:
-        # As bytes: names of any encoding can be mounted.
+        # Read bytes, because mount points may have names in any encoding.
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return None
     kind, depth, wanted = "", -1, Path(os.path.realpath(path))
     for line in lines:
         before, _, after = line.partition(b" - ")
-        # Octal escapes stand for spaces and the like.
+        # Octal escapes stand for spaces and similar characters.
         mount = Path(os.fsdecode(before.split()[4].decode("unicode_escape").encode("latin-1")))
-        # The last mount of those at the same place is the visible one.
+        # Of several mounts at the same place, the last one is visible.
         if wanted.is_relative_to(mount) and len(mount.parts) >= depth:
             kind, depth = after.split()[0].decode("ascii", "replace"), len(mount.parts)
     return kind if kind in NETWORK_FILE_SYSTEMS else None

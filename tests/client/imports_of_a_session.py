@@ -1,4 +1,4 @@
-"""Run as a program: runs a session of every kind in which every import fails, and prints the imports."""
+"""A program that runs sessions of every kind while all imports fail, and prints the attempted imports."""
 
 import sys
 
@@ -14,11 +14,11 @@ imported = []
 
 
 class Refusing:
-    """Finds no module, and records the names."""
+    """An import hook that finds no module, and records the names."""
 
     def find_spec(self, name, path=None, target=None):
         imported.append(name)
-        raise ImportError(f"{name} is imported in the middle of a session")
+        raise ImportError(f"{name} is imported during a session")
 
 
 @attrs.frozen

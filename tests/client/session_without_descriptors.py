@@ -1,4 +1,4 @@
-"""Run as a program: a session without a free descriptor, which ends by ``leave`` or by ``die``."""
+"""A program that runs a session without free file descriptors, and ends it by ``leave`` or by ``die``."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""An argument of the wrong type raises a TypeError where it is passed, which says what to write instead."""
+"""An argument of the wrong type raises a TypeError where it is passed; the message says what to write instead."""
 
 import functools
 from unittest.mock import AsyncMock
@@ -100,7 +100,7 @@ async def test_a_thread_is_not_started_with_an_option_of_the_wrong_type(options,
 
 
 @mistakes(OF_THREADS)
-async def test_neither_is_one_resumed_or_forked(options, told):
+async def test_a_thread_is_not_resumed_or_forked_with_an_option_of_the_wrong_type(options, told):
     async with fake_codex() as (codex, server):
         with pytest.raises(TypeError, match=told):
             await codex.thread_resume("thread-1", **options)
@@ -125,7 +125,7 @@ async def test_the_config_of_a_thread_is_a_mapping():
         assert (await codex.thread_start(config={"model_verbosity": "low"})).id
 
 
-async def test_neither_is_a_review_or_a_goal():
+async def test_a_review_or_a_goal_is_not_started_with_an_argument_of_the_wrong_type():
     async with fake_codex() as (codex, server):
         thread = await codex.thread_start()
         with pytest.raises(TypeError, match=POLICY):
@@ -150,7 +150,7 @@ async def test_neither_is_a_review_or_a_goal():
         ),
     ],
 )
-def test_a_value_that_is_made_of_the_wrong_types_is_refused_when_it_is_made(make, told):
+def test_a_value_with_fields_of_the_wrong_type_is_refused_at_construction(make, told):
     with pytest.raises(TypeError, match=told):
         make()
 
@@ -233,14 +233,14 @@ def decorated(function):
         ("accept", "got a str: write async def"),
     ],
 )
-def test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made(kind, callback, told):
+def test_a_callback_that_is_not_an_async_function_is_refused_by_the_policy(kind, callback, told):
     with pytest.raises(
         TypeError, match=rf"Policy\({kind}=…\) expects an async function, {told}".format(kind=kind)
     ):
         Policy(**{kind: callback})
 
 
-def test_a_callback_that_was_called_is_refused_with_the_advice_not_to():
+def test_a_coroutine_in_place_of_a_callback_is_refused_with_a_hint():
     called = coroutine()
     with pytest.raises(TypeError, match="got a coroutine: pass the function itself, without calling it"):
         Policy(command=called)
@@ -261,7 +261,7 @@ def test_a_callback_that_was_called_is_refused_with_the_advice_not_to():
     ],
     ids=["function", "object", "method", "partial", "partial object", "decorated", "both", "mock"],
 )
-async def test_whatever_makes_a_coroutine_is_a_callback(callback):
+async def test_any_callable_that_returns_a_coroutine_can_be_a_callback(callback):
     assert await Policy(command=callback).command(None) == accept()
 
 
@@ -269,15 +269,16 @@ async def test_whatever_makes_a_coroutine_is_a_callback(callback):
 @pytest.mark.parametrize(
     "given", [allow, [allow_commands("ls")], accept()], ids=["function", "list", "decision"]
 )
-def test_a_policy_is_made_of_policies_and_of_nothing_else(make, given):
+def test_policies_can_be_combined_only_with_policies(make, given):
     with pytest.raises(TypeError, match=POLICY):
         make(given)
 
 
-# -- what is read too early ----------------------------------------------------------------------------------------
+# -- results that are read too early
+# ----------------------------------------------------------------------------------------
 
 
-def test_a_result_that_is_read_too_early_says_to_wait():
+def test_reading_a_result_too_early_raises_with_the_advice_to_wait():
     turn = errors.TurnActive("thread-1", "turn-1", "turn")
     assert str(turn).endswith(
         "so it has no result yet; await turn.wait() first, or read the result after its scope"
@@ -286,7 +287,7 @@ def test_a_result_that_is_read_too_early_says_to_wait():
     assert "has an open turn (turn-1); wait for it to end" in str(errors.TurnActive("thread-1", "turn-1"))
 
 
-async def test_a_stream_that_is_no_server_of_lines_is_refused_with_a_hint():
+async def test_a_stream_without_an_ndjson_server_is_refused_with_a_hint():
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         await theirs.send_eof()

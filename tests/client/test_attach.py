@@ -1,4 +1,4 @@
-"""Attaching to an unsuitable server: a typed error that says what to do, in time, and nothing is left behind."""
+"""Attaching to an unsuitable server raises a typed error with a hint in time, and leaves nothing behind."""
 
 import os
 import resource
@@ -23,13 +23,13 @@ from trio_codex.testing._fake import FakeServer
 from websocket_peer import accept, close_frame, frame, listening, serve_codex
 
 SECONDS = 0.15
-"""A ``start_timeout`` for servers that never answer."""
+"""The ``start_timeout`` for servers that never answer."""
 
 TOKEN = "open-sesame-0123456789"
 
 
 async def refusal(url, **options):
-    """Attach, and return the error, once it is clear that nothing of the attempt is left."""
+    """Attach, check that nothing of the attempt is left, and return the error."""
     async with assert_nothing_left():
         return await failure(url, **options)
 
@@ -45,7 +45,7 @@ async def failure(url, **options):
 
 
 async def refusal_of(serve, scheme="ws", *, host="127.0.0.1", server_context=None, **options):
-    """Return the error for a server that does this with a connection."""
+    """Return the error for a server that handles a connection like this."""
     async with assert_nothing_left(), listening(serve, ssl_context=server_context) as address:
         return await failure(f"{scheme}://{host}:{address.rpartition(':')[2]}/", **options)
 
@@ -139,7 +139,7 @@ async def test_credentials_in_the_url_are_refused_and_not_shown(url, monkeypatch
         "2130706433",
     ],
 )
-async def test_another_machine_needs_tls_or_an_explicit_permission(host, monkeypatch):
+async def test_another_machine_needs_tls_or_explicit_permission(host, monkeypatch):
     forbid_sockets(monkeypatch)
     with pytest.raises(ValueError, match=r"wss://.*insecure=True"):
         async with attach_codex(f"ws://{host}:4500"):
@@ -149,13 +149,13 @@ async def test_another_machine_needs_tls_or_an_explicit_permission(host, monkeyp
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "[::1]", "localhost", "LOCALHOST"])
-def test_loopback_needs_neither(host):
+def test_loopback_needs_neither_tls_nor_permission(host):
     address = parse_address(f"ws://{host}:4500", codex_home=None, insecure=False)
     assert (address.host, address.port) == (host.strip("[]").lower(), 4500)
 
 
 @pytest.mark.parametrize("scheme", ["unix", "UNIX"])
-def test_a_unix_address_is_a_path_as_it_is_written_or_the_socket_of_the_daemon(scheme):
+def test_a_unix_address_is_a_literal_path_or_the_socket_of_the_daemon(scheme):
     for path in ("/run/codex.sock", "relative.sock", "/with space?#%20"):
         parsed = parse_address(f"{scheme}://{path}", codex_home=None, insecure=False).path
         assert parsed == os.path.join(os.getcwd(), path)
@@ -188,7 +188,7 @@ async def test_an_argument_of_the_wrong_type_is_a_type_error_that_names_it(optio
     assert TOKEN not in str(caught.value)
 
 
-async def test_a_query_which_may_have_a_token_is_sent_and_not_shown():
+async def test_a_query_which_may_contain_a_token_is_sent_but_not_shown():
     async def serve(stream):
         async with stream:
             assert TOKEN.encode() in await stream.receive_some()
@@ -224,14 +224,14 @@ def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, n
     [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
     ids=lambda options: next(iter(options)),
 )
-async def test_the_content_of_an_attachment_is_not_repeated(options, monkeypatch):
+async def test_an_attachment_excludes_arguments_that_it_already_contains(options, monkeypatch):
     forbid_sockets(monkeypatch)
     with pytest.raises(TypeError, match=f"{next(iter(options))}.*Attachment"):
         async with attach_codex(Attachment("ws://127.0.0.1:4500"), **options):
             pytest.fail("it attached")
 
 
-def test_an_attachment_is_checked_when_it_is_made_and_shows_no_token():
+def test_an_attachment_is_checked_at_construction_and_does_not_show_its_token():
     secret = "a secret of more than thirty-two bytes"
     for auth in (BearerToken(TOKEN), SignedBearer(secret)):
         attachment = Attachment("wss://host/path", auth=auth, config=ClientConfig(client_name="me"))
@@ -253,10 +253,11 @@ def forbid_sockets(monkeypatch):
         monkeypatch.setattr(trio, name, lambda *_, **__: pytest.fail("it connected"))
 
 
-# -- nobody listens ------------------------------------------------------------------------------------------------
+# -- no server listens
+# ------------------------------------------------------------------------------------------------
 
 
-async def test_no_socket_is_reported_with_the_command_that_makes_one(tmp_path):
+async def test_a_missing_socket_is_reported_with_the_command_that_creates_one(tmp_path):
     url = f"unix://{tmp_path}/none.sock"
     error = await refusal(url)
     assert type(error) is errors.AttachError
@@ -265,7 +266,7 @@ async def test_no_socket_is_reported_with_the_command_that_makes_one(tmp_path):
     assert isinstance(error.__cause__, FileNotFoundError)
 
 
-async def test_a_file_that_is_no_socket_and_a_socket_that_nobody_serves_are_reported(tmp_path):
+async def test_a_file_that_is_not_a_socket_and_a_socket_without_a_server_are_reported(tmp_path):
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX) as unserved:
         unserved.bind(str(tmp_path / "unserved"))
@@ -301,7 +302,7 @@ async def test_a_relative_path_leads_to_the_same_socket_after_a_change_of_direct
                     await trio.aclose_forcefully(connections[0])
                     await turn.wait()
             nursery.cancel_scope.cancel()
-    assert len(connections) == 2, "nobody came to end the turn"
+    assert len(connections) == 2, "no client connected to end the turn"
 
 
 async def test_a_path_that_is_too_long_for_a_socket_is_reported(tmp_path):
@@ -318,7 +319,7 @@ async def test_a_socket_without_permission_is_reported_with_its_owner():
         os.chmod(directory, 0o755)
         os.chmod(f"{directory}/other.sock", 0o600 if me == 0 else 0)
         if me == 0:
-            os.seteuid(65534)  # root is refused nowhere
+            os.seteuid(65534)  # root has access everywhere
         try:
             error = await refusal(f"unix://{directory}/other.sock")
         finally:
@@ -329,7 +330,7 @@ async def test_a_socket_without_permission_is_reported_with_its_owner():
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_port_where_nobody_listens_is_reported(scheme):
+async def test_a_port_without_a_server_is_reported(scheme):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         error = await refusal(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}")
@@ -338,7 +339,7 @@ async def test_a_port_where_nobody_listens_is_reported(scheme):
     assert "--listen" in error.hint
 
 
-async def test_a_machine_that_does_not_answer_at_all_is_reported_within_start_timeout(monkeypatch):
+async def test_an_unreachable_machine_is_reported_within_start_timeout(monkeypatch):
     async def unreachable(*_):
         await trio.sleep_forever()
 
@@ -417,12 +418,13 @@ def test_a_lost_connection_does_not_kill_a_program_that_has_reset_sigpipe():
 
 
 def run_python(program):
-    """Run a program in a process of its own; return what it printed."""
+    """Run a program in a separate process, and return its output."""
     command = [sys.executable, "-c", textwrap.dedent(program)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
-# -- somebody else listens -----------------------------------------------------------------------------------------
+# -- another kind of server listens
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -452,14 +454,14 @@ def run_python(program):
         (b"HTTP/1.1 500 Oops\r\n\r\n\xff\xfe", 500, ": \ufffd\ufffd"),
     ],
 )
-async def test_an_http_server_refuses_with_its_status_and_its_words(answer, status, words):
+async def test_the_refusal_of_an_http_server_is_reported_with_status_and_text(answer, status, words):
     error = await refusal_of(answering(answer))
     assert type(error) is errors.AttachError
     assert error.status == status
     assert error.problem.endswith(f"HTTP status {status}{words}")
 
 
-async def test_the_hint_of_a_refusal_is_for_its_status():
+async def test_the_hint_of_a_refusal_depends_on_its_status():
     hints = {}
     for status in (401, 403, 404):
         answer = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status
@@ -477,14 +479,14 @@ async def test_the_hint_of_a_refusal_is_for_its_status():
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nno such page",
     ],
 )
-async def test_a_refusal_that_never_ends_is_reported_as_far_as_it_came_within_start_timeout(answer):
+async def test_the_received_part_of_an_endless_refusal_is_reported_within_start_timeout(answer):
     error = await refusal_of(answering_and_staying(answer), config=ClientConfig(start_timeout=SECONDS))
     assert type(error) is errors.AttachError
     assert error.status == 404
     assert error.problem.endswith(": no such page" if b"page" in answer else "404")
 
 
-async def test_the_words_of_a_refusal_are_cut():
+async def test_the_text_of_a_refusal_is_truncated():
     answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
     error = await refusal_of(answering(answer))
     assert len(error.problem) < 2 * SHOWN_CHARACTERS
@@ -512,9 +514,9 @@ GARBAGE = {
     "another version": b"HTTP/2 404 Not Found\r\n\r\n",
     "no status": b"HTTP/1.1\r\n\r\n",
     "a status that does not exist": b"HTTP/1.1 999 No\r\nContent-Length: 0\r\n\r\nx",
-    "a header that is none": b"HTTP/1.1 101 Switching Protocols\r\nnothing\r\n\r\n",
+    "an invalid header": b"HTTP/1.1 101 Switching Protocols\r\nnothing\r\n\r\n",
     "an endless line": b"x" * 100_000,
-    "a key of nobody": (
+    "a wrong key": (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n"
     ),
@@ -524,7 +526,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
-async def test_a_server_that_talks_something_else_is_quoted(garbage):
+async def test_a_server_with_another_protocol_is_quoted(garbage):
     error = await refusal_of(answering(garbage))
     assert type(error) is errors.AttachError
     assert len(error.problem) < 3 * SHOWN_CHARACTERS
@@ -545,10 +547,11 @@ async def test_an_ndjson_server_is_reported_with_the_function_that_connects_to_i
     assert "connect_codex" in error.hint
 
 
-# -- servers that are mute or leave --------------------------------------------------------------------------------
+# -- servers that do not answer or disconnect
+# --------------------------------------------------------------------------------
 
 
-async def test_a_server_that_accepts_and_is_mute_is_reported_within_start_timeout():
+async def test_a_server_that_accepts_and_never_answers_is_reported_within_start_timeout():
     async def mute(_):
         await trio.sleep_forever()
 
@@ -569,7 +572,7 @@ async def test_a_server_that_never_answers_initialize_is_reported_within_start_t
     assert "did not answer initialize within 0.15 s" in error.problem
 
 
-async def test_a_server_that_sends_a_byte_now_and_then_does_not_put_off_start_timeout():
+async def test_a_server_that_sends_occasional_bytes_does_not_extend_start_timeout():
     async def trickle(stream):
         while True:
             await stream.send_all(b"H")
@@ -583,7 +586,7 @@ async def test_a_server_that_sends_a_byte_now_and_then_does_not_put_off_start_ti
 @pytest.mark.parametrize(
     "point", ["accepted", "request", "status", "headers", "upgraded", "initialize", "answer"]
 )
-async def test_a_peer_that_leaves_at_any_point_of_the_handshake_is_reported(point, reset):
+async def test_a_peer_that_disconnects_at_any_point_of_the_handshake_is_reported(point, reset):
     async def serve(stream):
         await leave(stream)
         if reset:
@@ -625,10 +628,10 @@ async def test_a_server_that_closes_instead_of_answering_initialize_is_reported_
     assert "try again later" in error.problem
 
 
-# -- what works ----------------------------------------------------------------------------------------------------
+# -- success ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_scripted_server_is_attached_to_and_left_with_a_close_frame():
+async def test_attaching_to_a_scripted_server_ends_with_a_close_frame():
     ended = []
 
     async def serve(stream):
@@ -647,9 +650,9 @@ async def test_a_scripted_server_is_attached_to_and_left_with_a_close_frame():
     assert ended == [(f"Bearer {TOKEN}", b"\x03\xe8")]
 
 
-async def test_messages_right_behind_the_handshake_are_not_lost():
+async def test_messages_right_after_the_handshake_are_not_lost():
     class Held:
-        """Holds back what is sent, so that it arrives together with what comes next."""
+        """A stream that holds back data, to send it together with the next write."""
 
         def __init__(self, stream):
             self.receive_some, self.data = stream.receive_some, b""
@@ -682,7 +685,7 @@ async def test_messages_right_behind_the_handshake_are_not_lost():
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Knows one address for every name, and needs no thread for it."""
+    """A resolver that returns one address for every name, without a thread."""
 
     async def getaddrinfo(self, _host, port, *_):
         await trio.lowlevel.checkpoint()
@@ -721,14 +724,14 @@ async def test_a_certificate_for_another_name_is_reported(server_context, trusti
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1", "unix:///run/codex.sock"])
-async def test_a_context_for_tls_where_there_is_none_is_a_value_error(url, trusting, monkeypatch):
+async def test_an_ssl_context_without_tls_is_a_value_error(url, trusting, monkeypatch):
     forbid_sockets(monkeypatch)
     with pytest.raises(ValueError, match="wss://"):
         async with attach_codex(url, ssl_context=trusting):
-            pytest.fail("it attached in the clear")
+            pytest.fail("it attached without TLS")
 
 
-async def test_a_context_for_servers_is_reported(server_context):
+async def test_an_ssl_context_for_servers_is_reported(server_context):
     error = await refusal_of(serve_codex, "wss", server_context=server_context, ssl_context=server_context)
     assert type(error) is errors.AttachError
     assert "ssl_context" in error.hint
@@ -743,12 +746,12 @@ async def test_a_server_without_tls_is_reported_as_such(trusting):
     assert "ws://" in error.hint
 
 
-async def test_a_server_with_tls_is_no_websocket_server_without_it(server_context):
+async def test_attaching_without_tls_to_a_tls_server_is_reported(server_context):
     error = await refusal_of(serve_codex, "ws", server_context=server_context)
     assert type(error) is errors.AttachError
 
 
-async def test_a_refusal_comes_through_tls(server_context, trusting):
+async def test_a_refusal_over_tls_is_reported(server_context, trusting):
     error = await refusal_of(
         answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"),
         "wss",
@@ -759,7 +762,7 @@ async def test_a_refusal_comes_through_tls(server_context, trusting):
 
 
 @pytest.mark.parametrize("when", ["at once", "after the request"])
-async def test_a_peer_that_leaves_during_tls_is_reported(when, trusting):
+async def test_a_peer_that_disconnects_during_the_tls_handshake_is_reported(when, trusting):
     async def serve(stream):
         if when != "at once":
             await stream.receive_some()

@@ -1,4 +1,4 @@
-"""A token that a server sends back wherever it can: in no error, traceback, log record, recording or instrument."""
+"""A token that a server sends back appears in no error, traceback, log record, recording or instrument."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ CONFIG = ClientConfig(start_timeout=0.5, request_timeout=0.5, interrupt_grace=0.
 
 
 async def token_of(stream):
-    """Read the request; return the token in it."""
+    """Read the request, and return its token."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += await stream.receive_some()
@@ -35,7 +35,7 @@ async def token_of(stream):
 
 
 def answering(make):
-    """Return a server that answers the handshake with bytes that it makes of the token."""
+    """Return a server that answers the handshake with bytes derived from the token."""
 
     async def serve(stream):
         async with stream:
@@ -54,15 +54,15 @@ ANSWERS = {
     "as the reason": lambda token: b"HTTP/1.1 401 " + token + b"\r\nContent-Length: 0\r\n\r\n",
     "as a header": lambda token: b"HTTP/1.1 403 No\r\nX: " + token + b"\r\nContent-Length: 0\r\n\r\n",
     "as the body": lambda token: b"HTTP/1.1 401 No\r\n\r\nBearer " + token + b" is wrong",
-    "where the body is cut": lambda token: (
+    "where the body is truncated": lambda token: (
         b"HTTP/1.1 401 No\r\n\r\n" + b" " * (2048 - 19 - len(token) + 1) + token + b" "
     ),
-    "where the answer is cut": lambda token: b" " * (2048 - 2 * len(token) // 3) + token,
+    "where the response is truncated": lambda token: b" " * (2048 - 2 * len(token) // 3) + token,
     "in an answer that never ends": UNENDED,
     "as a wrong header of an upgrade": lambda token: (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: " + token + b"\r\n\r\n"
     ),
-    "as a header that is none": lambda token: b"HTTP/1.1 101 Switching Protocols\r\n" + token + b"\r\n\r\n",
+    "as an invalid header": lambda token: b"HTTP/1.1 101 Switching Protocols\r\n" + token + b"\r\n\r\n",
     "as a line": lambda token: token + b"\r\n",
     "as JSON": lambda token: b'{"error":"' + token + b'"}\n',
     "as a URL": lambda token: b"HTTP/1.1 302 Found\r\nLocation: https://x/?" + token + b"\r\n\r\n" + token,
@@ -70,7 +70,7 @@ ANSWERS = {
 
 
 def upgraded(then):
-    """Return a server that does something once it has performed the handshake."""
+    """Return a server that runs a function after the handshake."""
 
     async def serve(stream):
         peer, request = await accept(stream)
@@ -120,7 +120,7 @@ SERVERS = {
     **{f"sent back {name}": answering(make) for name, make in ANSWERS.items()},
     "the reason of a close": upgraded(close),
     "an error in place of initialize": upgraded(refuse),
-    "a message of no use": upgraded(mumble),
+    "a useless message": upgraded(mumble),
     "errors of a session": upgraded(close_later),
     "a session": upgraded(serve),
 }
@@ -128,9 +128,7 @@ SERVERS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS)
-async def test_a_token_is_shown_nowhere_whatever_a_server_does_with_it(
-    server, kind, caplog, tmp_path, monkeypatch
-):
+async def test_a_token_that_a_server_sends_back_is_never_shown(server, kind, caplog, tmp_path, monkeypatch):
     caplog.set_level(logging.DEBUG)
     auth, tokens, shown, reprs = KINDS[kind], [SECRET], [], Reprs()
     mint = type(auth).mint
@@ -140,7 +138,7 @@ async def test_a_token_is_shown_nowhere_whatever_a_server_does_with_it(
         shown.extend([repr(error), str(error), repr(error.args), *traceback.format_exception(error)])
         while error is not None:
             for each, _ in traceback.walk_tb(error.__traceback__):
-                # As reporters of errors do.
+                # Collect local variables, as error reporters do.
                 if "/tests/" not in each.f_code.co_filename:
                     shown.extend(
                         f"{each.f_code.co_qualname} {key}={value!r}" for key, value in each.f_locals.items()

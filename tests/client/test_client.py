@@ -20,7 +20,7 @@ async def scripted(config=None):
             yield both
 
 
-async def test_the_handshake_introduces_the_client_and_cuts_the_version_out_of_the_user_agent():
+async def test_the_handshake_sends_the_clients_name_and_parses_the_servers_version():
     async with scripted() as (codex, server):
         assert codex.metadata.server_version == TESTED[1]
         assert codex.pid is None
@@ -29,13 +29,13 @@ async def test_the_handshake_introduces_the_client_and_cuts_the_version_out_of_t
         assert TESTED[1] in repr(codex)
 
 
-async def test_any_request_can_be_sent_and_gives_plain_json():
+async def test_any_request_can_be_sent_and_returns_plain_json():
     async with scripted() as (codex, server):
         server.give("some/newMethod", {"anything": [1, None]})
         assert await codex.request("some/newMethod", {"x": 1}) == {"anything": [1, None]}
 
 
-async def test_a_method_that_the_server_lacks_is_an_unsupported_method():
+async def test_a_method_that_the_server_lacks_raises_unsupported_method():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         async def body():
@@ -69,14 +69,14 @@ async def test_a_method_that_the_server_may_have_is_sent(version):
             await codex.api.thread.sample_cancel(request_id="1")
 
 
-async def test_a_bare_request_is_sent_whatever_the_version_of_the_server():
+async def test_a_plain_request_is_sent_whatever_the_version_of_the_server():
     with trio.fail_after(5):
         async with fake_codex(version="0.160.0") as (codex, server):
             server.give("thread/sample/cancel", {})
             assert await codex.request("thread/sample/cancel", {"requestId": "1"}) == {}
 
 
-async def test_a_result_that_does_not_fit_the_schema_says_where():
+async def test_an_invalid_result_is_reported_with_its_path():
     async with scripted() as (codex, server):
         server.give("model/list", {"data": "not a list"})
         with pytest.raises(errors.DecodeError) as caught:
@@ -94,7 +94,7 @@ async def test_a_result_that_does_not_fit_the_schema_says_where():
     ],
     ids=["start", "resume", "fork"],
 )
-async def test_a_cancelled_opening_of_a_thread_is_undone(opening, method, undo, thread_id):
+async def test_opening_a_thread_is_undone_if_cancelled(opening, method, undo, thread_id):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         opened = server._defaults[method]
         server.take_over(method, undo)
@@ -117,7 +117,7 @@ async def test_a_cancelled_opening_of_a_thread_is_undone(opening, method, undo, 
         assert scope.cancelled_caught
 
 
-async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_is_undone_too():
+async def test_an_opening_answered_right_after_its_cancellation_is_undone_too():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         opened = server._defaults["thread/start"]
         server.take_over("thread/start", "thread/delete")
@@ -130,7 +130,7 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         nursery.start_soon(body)
         asked = await server.expect("thread/start")
         scope.cancel()
-        # Before the cancelled task runs, as if the reader were scheduled first.
+        # Answer before the cancelled task runs, as if the reader were scheduled first.
         codex._session.connection._take_portion(
             codex._session.router, [msgspec.json.encode({"id": asked.id, "result": opened})]
         )
@@ -139,7 +139,7 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         assert scope.cancelled_caught
 
 
-async def test_a_cancelled_opening_that_the_server_refuses_has_nothing_to_undo():
+async def test_a_cancelled_opening_that_the_server_refuses_is_not_undone():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/start", "thread/delete")
         scope = trio.CancelScope()
@@ -157,7 +157,7 @@ async def test_a_cancelled_opening_that_the_server_refuses_has_nothing_to_undo()
         assert server.unexpected() == []
 
 
-async def test_a_refused_opening_raises_the_refusal_once_and_has_nothing_to_undo():
+async def test_a_refused_opening_raises_once_and_is_not_undone():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/start")
         caught = []
@@ -173,7 +173,7 @@ async def test_a_refused_opening_raises_the_refusal_once_and_has_nothing_to_undo
         assert [entry.name for entry in caught[0].traceback].count("answer") == 1
 
 
-async def test_tools_that_contradict_each_other_are_refused_before_a_thread_is_unarchived():
+async def test_conflicting_tools_are_refused_before_a_thread_is_unarchived():
     @tool
     async def twice() -> str:
         """Do it twice."""
@@ -257,7 +257,7 @@ async def test_no_turn_starts_on_a_thread_that_was_unsubscribed_from_until_it_is
         await server.end_turn()
 
 
-async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
+async def test_a_second_handle_does_not_inherit_policy_or_tools_from_the_first():
     @tool
     async def look_up() -> str:
         """Look it up."""
@@ -288,7 +288,7 @@ async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
             await server.end_turn()
 
 
-async def test_a_cancelled_resume_of_a_thread_that_is_open_here_does_not_make_it_deaf():
+async def test_cancelling_a_second_resume_does_not_unsubscribe_the_open_handle():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/resume", "thread/unsubscribe")
         thread = await codex.thread_start()
@@ -307,7 +307,7 @@ async def test_a_cancelled_resume_of_a_thread_that_is_open_here_does_not_make_it
         assert server.unexpected() == []
 
 
-async def test_the_thread_of_an_agent_stays_subscribed_when_a_handle_of_it_is_left():
+async def test_leaving_a_handle_of_an_agents_thread_keeps_it_subscribed():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/unsubscribe")
         thread = await codex.thread_start()
@@ -327,7 +327,7 @@ async def test_the_thread_of_an_agent_stays_subscribed_when_a_handle_of_it_is_le
 
 
 @pytest.mark.parametrize("kind", ["turn", "review", "goal"])
-async def test_what_was_made_before_its_thread_was_left_cannot_be_entered_afterwards(kind):
+async def test_a_scope_created_before_its_thread_was_left_cannot_be_entered_afterwards(kind):
     async with scripted() as (codex, server):
         async with await codex.thread_start() as thread:
             scope = {
@@ -340,7 +340,7 @@ async def test_what_was_made_before_its_thread_was_left_cannot_be_entered_afterw
         assert server.unexpected() == []
 
 
-async def test_who_listens_to_a_thread_is_reported_when_its_scope_is_left():
+async def test_listening_to_a_thread_ends_when_its_scope_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         heard, told = [], trio.Event()
 
@@ -359,7 +359,7 @@ async def test_who_listens_to_a_thread_is_reported_when_its_scope_is_left():
         assert heard == ["item/agentMessage/delta"]
 
 
-async def test_several_listeners_of_a_thread_each_get_everything_of_it_and_nothing_else():
+async def test_each_listener_of_a_thread_gets_all_its_events_and_no_others():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()
         async with thread.events() as one, thread.events() as two:
@@ -374,7 +374,7 @@ async def test_several_listeners_of_a_thread_each_get_everything_of_it_and_nothi
                 ]
 
 
-async def test_junk_is_reported_and_the_connection_lives():
+async def test_junk_is_reported_and_the_connection_survives():
     async with scripted() as (codex, server), codex.events("trio_codex/junk") as events:
         for line in (b"no json", b"[]", b'{"id":77,"result":{}}', b"\xff\xfe"):
             await server.send_line(line)
@@ -421,7 +421,7 @@ async def test_listeners_end_with_the_connection_and_its_cause():
                         pytest.fail("there was no event")
 
 
-async def test_who_still_listens_when_the_scope_is_left_is_through_although_the_server_says_nothing():
+async def test_leaving_the_client_ends_listeners_even_if_the_server_is_silent():
     async with scripted() as (codex, _), trio.open_nursery() as nursery:
 
         async def listen(events):
@@ -433,7 +433,7 @@ async def test_who_still_listens_when_the_scope_is_left_is_through_although_the_
             await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_a_consumer_that_lags_gets_merged_text_and_loses_none():
+async def test_a_lagging_consumer_gets_merged_text_without_loss():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()
         async with thread.events() as events:
@@ -452,7 +452,7 @@ async def test_a_consumer_that_lags_gets_merged_text_and_loses_none():
         assert len(deltas) < 2000
 
 
-async def test_a_consumer_of_a_thread_can_ask_for_some_methods_only():
+async def test_a_consumer_of_a_thread_can_select_methods():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()
         async with thread.events("thread/name/updated", "thread/closed") as events:
@@ -469,7 +469,7 @@ async def test_a_consumer_of_a_thread_can_ask_for_some_methods_only():
                 await events.__anext__()
 
 
-async def test_unknown_things_of_a_newer_server_raise_nothing_and_keep_their_json():
+async def test_unknown_values_of_a_newer_server_do_not_raise_and_keep_their_json():
     async with scripted() as (codex, server), codex.events() as events:
         await server.notify("thread/somethingNew", {"threadId": "t", "x": 1})
         event = await events.__anext__()
@@ -488,7 +488,7 @@ async def test_unknown_things_of_a_newer_server_raise_nothing_and_keep_their_jso
         assert event.params.problem is not None
 
 
-async def test_an_older_server_that_lacks_a_field_that_may_be_null_is_understood():
+async def test_a_nullable_field_may_be_missing_from_an_older_server():
     async with scripted() as (codex, server):
         opened = server._defaults["thread/start"]
         older = {name: value for name, value in opened["thread"].items() if name != "projectId"}

@@ -1,4 +1,4 @@
-"""Requests that end something are repeated until the server accepts them, and one refusal skips nothing."""
+"""Cleanup requests are repeated until the server accepts them, and a refusal skips no later step."""
 
 from contextlib import asynccontextmanager
 
@@ -72,7 +72,7 @@ async def enter(name, codex, scope, entered):
 
 
 async def let_in(name, server, scope, entered):
-    """Answer for the server until the action ``name`` has begun, and cancel it."""
+    """Answer as the server until the action ``name`` has begun, and cancel it."""
     match name:
         case "thread_start" | "thread_resume":
             asked = await server.expect(name.replace("_", "/"))
@@ -105,9 +105,7 @@ async def let_in(name, server, scope, entered):
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_requests_that_end_something_are_repeated_until_a_busy_server_accepts_them(
-    name, autojump_clock, caplog
-):
+async def test_cleanup_requests_are_repeated_until_a_busy_server_accepts_them(name, autojump_clock, caplog):
     scope, entered, left = trio.CancelScope(), trio.Event(), trio.Event()
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over(*(method for methods in ENDINGS.values() for method in methods))
@@ -134,7 +132,7 @@ async def test_requests_that_end_something_are_repeated_until_a_busy_server_acce
         nursery.cancel_scope.cancel()
 
 
-async def test_a_request_that_a_busy_server_never_accepts_is_reported_and_the_next_step_follows(
+async def test_a_cleanup_request_that_is_never_accepted_is_reported_and_the_next_step_follows(
     autojump_clock, caplog
 ):
     config = CodexConfig(interrupt_grace=5)
@@ -161,7 +159,7 @@ async def test_a_request_that_a_busy_server_never_accepts_is_reported_and_the_ne
     ]
 
 
-async def test_a_request_timeout_that_is_shorter_than_the_grace_does_not_end_the_asking(autojump_clock):
+async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_repetition(autojump_clock):
     config = CodexConfig(interrupt_grace=50, request_timeout=1, on_stuck_turn="abandon")
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -1,4 +1,4 @@
-"""How a turn that a lost connection has left running is ended, whatever the server reports in which order."""
+"""Ending turns that a lost connection has left running, whatever the server reports."""
 
 from types import SimpleNamespace
 
@@ -62,14 +62,14 @@ NOT_WRITTEN = errors.InternalRpcError(-32603, "rollout at … is empty", None, "
         (left(), [NOT_WRITTEN, RUNNING, ENDED], INTERRUPT),
         (left("mine"), [ENDED], []),
         (left("mine"), [OTHERS], []),
-        # The response was lost, too, and the thread has turns that are unknown to this client.
+        # The response was also lost, and the thread has turns that are unknown to this client.
         (left(), [EARLIER, EARLIER, STARTING, RUNNING, ENDED], INTERRUPT),
         (left(earlier=["another"]), [OTHERS], []),
         (left(), [EARLIER], []),
         (left(is_goal=True), [EARLIER, RUNNING, ENDED], [("thread/goal/set", "paused"), *INTERRUPT]),
     ],
 )
-async def test_a_turn_is_interrupted_until_it_is_seen_to_have_ended(turn, states, done):
+async def test_a_turn_is_interrupted_until_its_end_is_observed(turn, states, done):
     server, turns = ScriptedServer(*states), [turn]
     with trio.fail_after(5):
         await end_left_turns(server, turns)
@@ -78,7 +78,7 @@ async def test_a_turn_is_interrupted_until_it_is_seen_to_have_ended(turn, states
     assert server.looks <= LOOKS + len(states)
 
 
-async def test_one_that_cannot_be_ended_stays_in_the_list_and_holds_up_no_other():
+async def test_a_turn_that_cannot_be_ended_stays_in_the_list_and_does_not_block_others():
     refused = errors.InternalRpcError(-32603, "no", None, "thread/resume")
     stuck, fine = left("other"), left("mine")
 

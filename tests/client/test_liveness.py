@@ -1,4 +1,4 @@
-"""Waiting until a server is stuck, against a scripted server."""
+"""Detecting a stuck server, with a scripted server."""
 
 import pytest
 import trio
@@ -35,7 +35,7 @@ async def test_a_wait_for_silence_ends_with_the_connection(how, autojump_clock):
             await wait_all_tasks_blocked()
             ended = trio.current_time()
             if how == "give up":
-                codex.give_up("it is of no use")
+                codex.give_up("it is stuck")
                 assert not codex.is_open
     expected = errors.ConnectionBroken if how == "give up" else errors.ConnectionClosed
     assert raised == [(expected, pytest.approx(ended, abs=10))]

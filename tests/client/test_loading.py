@@ -1,4 +1,4 @@
-"""A running session imports nothing from disk: all modules that it may need are in memory before its first line."""
+"""A running session imports nothing from disk: all its modules are loaded before the first line is sent."""
 
 import ast
 import os
@@ -46,10 +46,10 @@ STARTING = {
     "_process/guard.py",
     "_process/start_gate.py",
 }
-"""They import when a server is started, before the session."""
+"""Modules that import while a server is started, before the session."""
 
 AT_THE_START = {"fcntl", "pwd", "resource"}
-"""Modules of the system that other files import, and only to start a server or a supervisor."""
+"""Standard modules that are imported only to start a server or a supervisor."""
 
 SOMEBODY_ELSES = {"cli", "testing", "recording", "instruments"}
 """Not part of a session: separate programs, and modules used before it."""
@@ -67,13 +67,13 @@ def test_a_session_of_every_kind_imports_nothing():
     assert done.stdout.split() == []
 
 
-def test_the_modules_that_are_held_import_nothing_when_they_run():
+def test_preloaded_modules_import_nothing_at_run_time():
     done = run(HELD_MODULES_RUN)
     assert done.returncode == 0, done.stderr
 
 
 def imports_in_functions():
-    """The modules of this package that some function of a session imports."""
+    """Return the modules of this package that functions used in a session import."""
     for path in sorted(ROOT.rglob("*.py")):
         relative = path.relative_to(ROOT)
         if relative.parts[0] in SOMEBODY_ELSES or relative.as_posix() in STARTING:
@@ -88,7 +88,7 @@ def imports_in_functions():
                         yield from (alias.name for alias in node.names)
 
 
-def test_every_module_that_a_function_imports_is_in_memory_once_a_session_is_up():
+def test_all_modules_imported_by_functions_are_preloaded():
     names = sorted({*imports_in_functions()} - AT_THE_START)
     assert "trio_codex._tools.output" in names
     done = run(LOADED.format(names=names))
@@ -98,7 +98,7 @@ def test_every_module_that_a_function_imports_is_in_memory_once_a_session_is_up(
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of the package, as if installed, and the environment in which it is imported."""
+    """Return a copy of the package, as if installed, and an environment that imports it."""
     shutil.copytree(ROOT, tmp_path / "trio_codex", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)}
 
@@ -118,7 +118,7 @@ assert all(sys.modules[name].__doc__ for name in HELD)
 
 
 @pytest.mark.parametrize("compiled", ["not", "currently", "earlier"])
-def test_a_package_that_is_removed_breaks_nothing_and_is_not_written_to(copied, compiled):
+def test_removing_the_package_breaks_nothing_and_writes_nothing(copied, compiled):
     directory, environment = copied
     root = directory / "trio_codex"
     if compiled != "not":
@@ -134,7 +134,7 @@ def test_a_package_that_is_removed_breaks_nothing_and_is_not_written_to(copied, 
 # -- no free descriptor ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of descriptors")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on file descriptors")
 @pytest.mark.parametrize("how", ["leave", "die"])
 def test_without_a_free_descriptor_a_session_continues_and_ends_as_usual(how):
     done = subprocess.run([sys.executable, PROGRAM, how], capture_output=True, text=True, timeout=60)

@@ -30,7 +30,7 @@ async def complete(server, login_id="login-1", success=True, error=None):
     await server.notify("account/login/completed", {"loginId": login_id, "success": success, "error": error})
 
 
-async def test_a_browser_login_is_waited_for():
+async def test_waiting_for_a_browser_login():
     async with scripted() as (codex, server):
         async with await codex.login_chatgpt() as login:
             assert (login.login_id, login.auth_url) == ("login-1", "https://auth.example/secret")
@@ -40,10 +40,10 @@ async def test_a_browser_login_is_waited_for():
             completed = await login.wait()
             assert completed.success
             assert await login.wait() is completed
-        assert server.unexpected() == [], "there is nothing to cancel"
+        assert server.unexpected() == [], "a finished login was cancelled"
 
 
-async def test_a_device_code_is_shown_and_waited_for():
+async def test_showing_a_device_code_and_waiting_for_the_login():
     async with scripted(login=DEVICE) as (codex, server):
         login = await codex.login_chatgpt_device_code()
         assert (login.user_code, login.verification_url) == ("ABCD-EFGH", "https://auth.example/device")
@@ -53,7 +53,7 @@ async def test_a_device_code_is_shown_and_waited_for():
         assert (completed.success, completed.error) == (False, "denied")
 
 
-async def test_an_end_that_comes_before_the_answer_is_not_missed():
+async def test_an_end_that_arrives_before_the_response_is_not_missed():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("account/login/start")
         ended = []
@@ -98,7 +98,7 @@ async def test_a_login_left_before_its_end_is_cancelled_on_the_server(way):
         await left.wait()
 
 
-async def test_a_cancelled_start_of_a_login_is_undone():
+async def test_cancelling_the_start_of_a_login_undoes_it():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("account/login/start")
         scope = trio.CancelScope()
@@ -119,7 +119,7 @@ async def test_a_cancelled_start_of_a_login_is_undone():
         assert scope.cancelled_caught
 
 
-async def test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server():
+async def test_a_login_entered_in_a_cancelled_scope_is_cancelled_on_the_server():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         scope = trio.CancelScope()
 
@@ -138,7 +138,7 @@ async def test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_c
         assert scope.cancelled_caught
 
 
-async def test_a_server_may_take_its_time_to_begin_a_login(autojump_clock):
+async def test_starting_a_login_may_take_longer_than_the_request_timeout(autojump_clock):
     # It requests the device code from another host.
     with trio.fail_after(5000):
         async with fake_codex(CodexConfig(request_timeout=1)) as (codex, server):
@@ -157,7 +157,7 @@ async def test_a_server_may_take_its_time_to_begin_a_login(autojump_clock):
             assert logins[0].user_code == "ABCD-EFGH"
 
 
-async def test_a_login_can_be_cancelled_by_hand_and_ends_without_success():
+async def test_a_login_can_be_cancelled_explicitly_and_ends_without_success():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.give("account/login/cancel", {"status": "canceled"})
         async with await codex.login_chatgpt() as login:
@@ -166,7 +166,7 @@ async def test_a_login_can_be_cancelled_by_hand_and_ends_without_success():
             assert not (await login.wait()).success
 
 
-async def test_a_login_waits_no_longer_than_the_connection_lives():
+async def test_losing_the_connection_ends_the_wait_for_a_login():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         seen = []
 
@@ -190,14 +190,14 @@ async def test_an_answer_to_another_kind_of_login_is_an_error():
             await codex.login_chatgpt()
 
 
-async def test_whoever_sees_a_handle_logged_cannot_use_the_login():
+async def test_the_repr_of_a_login_handle_does_not_reveal_the_login():
     async with scripted(login=DEVICE) as (codex, _):
         login = await codex.login_chatgpt_device_code()
         assert "ABCD" not in repr(login)
         assert "https" not in repr(login)
 
 
-async def test_only_so_many_ends_are_kept():
+async def test_the_number_of_recorded_ends_is_bounded():
     async with scripted() as (codex, server):
         login = await codex.login_chatgpt()
         for number in range(ENDED_KEPT):
@@ -235,7 +235,7 @@ async def test_the_account_and_its_limits_are_read():
 
 
 @pytest.mark.parametrize("login_id", ["attempt-2", None], ids=["with an id", "of an older server"])
-async def test_a_login_to_an_mcp_server_is_waited_for(login_id):
+async def test_waiting_for_a_login_to_an_mcp_server(login_id):
     async with scripted() as (codex, server):
         ids = {} if login_id is None else {"loginId": login_id}
         server.give("mcpServer/oauth/login", {"authorizationUrl": "https://auth.example/mcp", **ids})
@@ -249,7 +249,7 @@ async def test_a_login_to_an_mcp_server_is_waited_for(login_id):
         assert "https" not in repr(login)
 
 
-async def test_an_earlier_login_to_an_mcp_server_is_not_taken_for_the_next():
+async def test_an_earlier_login_to_an_mcp_server_is_not_mistaken_for_the_next():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.give("mcpServer/oauth/login", {"authorizationUrl": "https://auth.example/mcp"})
         first = await codex.mcp.login("docs")

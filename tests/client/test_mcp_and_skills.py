@@ -40,7 +40,7 @@ async def test_all_pages_of_mcp_servers_are_one_tuple():
         assert [each.name for each in found] == ["a", "b"]
 
 
-async def test_the_status_of_one_is_its_own_also_from_a_server_that_reports_of_all():
+async def test_the_status_of_one_mcp_server_is_selected_if_the_server_reports_all():
     async with scripted() as (codex, server, nursery):
         server.take_over("mcpServerStatus/list")
         thread = await codex.thread_start()
@@ -61,7 +61,7 @@ async def test_the_status_of_one_is_its_own_also_from_a_server_that_reports_of_a
         assert found == ["b", "the thread has no MCP server 'c'"]
 
 
-async def test_what_is_asked_of_an_mcp_server_names_its_thread_and_sends_arguments_always():
+async def test_a_call_to_an_mcp_server_names_its_thread_and_always_has_arguments():
     async with scripted() as (codex, server, nursery):
         server.take_over("mcpServer/tool/call", "mcpServer/resource/read")
         thread = await codex.thread_start()
@@ -75,7 +75,7 @@ async def test_what_is_asked_of_an_mcp_server_names_its_thread_and_sends_argumen
         await asked.answer({"contents": []})
 
 
-async def test_skills_are_asked_for_by_whole_paths():
+async def test_skills_are_requested_with_absolute_paths():
     async with scripted(CodexConfig(cwd="/srv")) as (codex, server, nursery):
         server.take_over("skills/list", "skills/config/write", "skills/extraRoots/set")
         nursery.start_soon(codex.skills.list, "sub/../project")
@@ -92,14 +92,14 @@ async def test_skills_are_asked_for_by_whole_paths():
         await asked.answer({"effectiveEnabled": False})
 
 
-async def test_an_answer_without_the_directory_does_not_fit():
+async def test_a_response_without_the_requested_directory_is_invalid():
     async with scripted() as (codex, server, _):
         server.give("skills/list", {"data": []})
         with pytest.raises(errors.DecodeError, match=r"\$\.data"):
             await codex.skills.list()
 
 
-async def test_reloading_waits_for_the_acknowledgement_alone():
+async def test_reloading_waits_only_for_the_response():
     async with scripted() as (codex, server, _):
         server.give("config/mcpServer/reload", wire.McpServerRefreshResponse())
         assert await codex.mcp.reload() is None

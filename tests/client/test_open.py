@@ -1,4 +1,4 @@
-"""Startup and shutdown of a client: typed start errors with a hint, and nothing left."""
+"""Startup and shutdown of a client: typed start errors with a hint, and no leftovers."""
 
 import asyncio
 import copy
@@ -50,7 +50,7 @@ async def test_a_wrong_path(tmp_path):
     assert error.hint
 
 
-async def test_a_file_that_is_no_program(tmp_path):
+async def test_a_file_that_is_not_a_program(tmp_path):
     text = tmp_path / "codex"
     text.write_bytes(b"\x00\x01 no program")
     text.chmod(text.stat().st_mode | stat.S_IXUSR)
@@ -60,7 +60,7 @@ async def test_a_file_that_is_no_program(tmp_path):
     assert error.binary == str(text)
 
 
-async def test_a_binary_that_exits_at_once():
+async def test_a_binary_that_exits_immediately():
     error = await fails_to_start(fake("import sys; print('out of order', file=sys.stderr); sys.exit(7)"))
     assert type(error) is errors.StartError
     assert error.phase == "handshake"
@@ -75,20 +75,20 @@ async def test_a_binary_that_hangs():
     assert "0.5 s" in str(error)
 
 
-async def test_a_start_has_all_of_the_start_timeout_whatever_the_request_timeout():
+async def test_a_start_may_use_the_whole_start_timeout_whatever_the_request_timeout():
     hanging = fake("import time; time.sleep(99)", start_timeout=0.5, request_timeout=0.05, stop_grace=0.2)
     error = await fails_to_start(hanging)
     assert type(error) is errors.StartTimeout
     assert "0.5 s" in str(error)
 
 
-async def test_a_binary_that_hangs_and_ignores_its_end_does_not_use_up_the_stop_grace():
+async def test_a_failed_start_does_not_wait_for_the_stop_grace():
     start = trio.current_time()
     await fails_to_start(fake("import time; time.sleep(99)", start_timeout=0.2, stop_grace=60))
     assert trio.current_time() - start < 5
 
 
-async def test_a_start_that_waits_for_another_on_the_same_home_says_so(tmp_path):
+async def test_a_start_that_waits_for_another_on_the_same_home_reports_it(tmp_path):
     hanging = fake("import time; time.sleep(99)", start_timeout=3, codex_home=tmp_path)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -130,7 +130,7 @@ async def test_a_codex_home_that_does_not_exist(tmp_path):
 
 
 @pytest.mark.real
-async def test_a_broken_configuration_is_an_error_of_the_first_thread():
+async def test_a_broken_configuration_fails_the_first_thread():
     with trio.fail_after(10):
         async with MockModel() as model:
             with offline_home(model) as home:
@@ -184,7 +184,7 @@ async def test_values_of_the_configured_environment_are_not_shown_in_refusals():
         assert secret not in str(shown) + repr(shown) + repr(shown.args)
 
 
-def test_data_of_a_refusal_that_no_function_can_follow_is_left_out():
+def test_error_data_nested_too_deeply_is_omitted():
     data = []
     for _ in range(100_000):
         data = [data]
@@ -193,7 +193,7 @@ def test_data_of_a_refusal_that_no_function_can_follow_is_left_out():
     assert (type(error), error.message, error.data) == (errors.InvalidParamsError, "no <KEY>", None)
 
 
-async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing_of_it():
+async def test_redacting_a_value_that_is_a_prefix_of_another_redacts_both():
     script = "import os, sys; print('key is', os.environ['LONG_KEY'], file=sys.stderr); sys.exit(1)"
     for env in (
         {"KEY": "s3cret-1", "LONG_KEY": "s3cret-1-and-more"},
@@ -204,7 +204,7 @@ async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing
         assert "and-more" not in error.stderr_tail
 
 
-async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown_by_half():
+async def test_a_truncated_environment_value_is_redacted_too():
     value = "".join(f"{number:04}" for number in range(500))
     # The tail of stderr begins in the middle of the value.
     script = (
@@ -215,14 +215,14 @@ async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown
 
 
 @pytest.mark.parametrize("length", range(2, 40))
-def test_the_longest_end_of_a_value_is_taken_out_wherever_the_text_was_cut(length):
+def test_the_longest_suffix_of_a_value_is_redacted_wherever_the_text_was_cut(length):
     value = "abcabc" * 6 + "abab"
     left = Secrets({"KEY": value}).hide_in_tail(value[-length:] + " and more")
     assert left == (value[-length:] if length < MIN_REST_LENGTH else "<KEY>") + " and more"
 
 
 def test_redaction_takes_linear_time_in_the_length_of_a_value():
-    """Comparing each end of these values takes 10 s."""
+    """Check it with values for which comparing each suffix would take 10 s."""
     secrets = Secrets({f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
     began = time.process_time()
     assert secrets.hide_in_tail("7" * 4000 + "x") == "<CONTEXT_7>x"
@@ -234,7 +234,7 @@ def test_redaction_takes_linear_time_in_the_length_of_a_value():
     [{"request_window": 0}, {"stop_grace": -1}, {"on_stuck_turn": "hope"}, {"config_overrides": ["novalue"]}],
     ids=repr,
 )
-def test_a_bad_option_is_refused_at_once(option):
+def test_an_invalid_option_is_refused_immediately(option):
     with pytest.raises(ValueError, match=next(iter(option)).replace("config_overrides", "key=value")):
         CodexConfig(**option)
 
@@ -242,12 +242,12 @@ def test_a_bad_option_is_refused_at_once(option):
 @pytest.mark.parametrize(
     "option", ["launch_args_override", "config_overrides", "inherit_env", "opt_out_notifications"]
 )
-def test_one_text_is_not_taken_for_several(option):
+def test_a_bare_string_is_rejected_where_a_list_is_expected(option):
     with pytest.raises(TypeError, match="expected a list of strings"):
         CodexConfig(**{option: "a=b"})
 
 
-def test_the_environment_is_what_was_inherited_with_the_given_laid_over(monkeypatch):
+def test_given_variables_override_inherited_ones(monkeypatch):
     monkeypatch.setenv("KEPT", "kept")
     monkeypatch.setenv("DROPPED", "dropped")
     assert CodexConfig(inherit_env=["KEPT", "ABSENT"]).environment() == {"KEPT": "kept"}
@@ -258,7 +258,7 @@ def test_the_environment_is_what_was_inherited_with_the_given_laid_over(monkeypa
     assert CodexConfig(inherit_env=False, env={"ONLY": "this"}).environment() == {"ONLY": "this"}
 
 
-# -- going down ----------------------------------------------------------------------------------------------------
+# -- shutdown ----------------------------------------------------------------------------------------------------
 
 ANSWERS = """
 import json, os, signal, sys, time
@@ -312,7 +312,7 @@ RECORD = "2026-11-30T16:07:02.152222Z ERROR codex_app_server: Codex could not fi
         (60, "os._exit(3)", f"{RECORD}\na line\n"),
     ],
 )
-async def test_an_old_warning_is_no_cause_of_an_end(monkeypatch, recent, end, shown):
+async def test_an_old_warning_is_not_reported_as_the_cause_of_an_end(monkeypatch, recent, end, shown):
     monkeypatch.setattr("trio_codex._process.stderr.RECENT_SECONDS", recent)
     script = ANSWERS + (
         f"print('{RECORD}', 'a line', sep='\\n', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"
@@ -324,14 +324,14 @@ async def test_an_old_warning_is_no_cause_of_an_end(monkeypatch, recent, end, sh
     assert caught.value.stderr_tail == shown
 
 
-async def test_a_log_record_is_no_cause_of_a_start_that_hangs():
+async def test_a_log_record_is_not_reported_as_the_cause_of_a_hanging_start():
     script = f"import sys, time; print('{RECORD}', 'Password:', sep='\\n', file=sys.stderr); time.sleep(99)"
     error = await fails_to_start(fake(script, start_timeout=0.5, stop_grace=0.2))
     assert type(error) is errors.StartTimeout
     assert error.stderr_tail == "Password:\n"
 
 
-async def test_an_old_warning_is_no_cause_of_a_connection_that_broke(monkeypatch):
+async def test_an_old_warning_is_not_reported_as_the_cause_of_a_broken_connection(monkeypatch):
     monkeypatch.setattr("trio_codex._process.stderr.RECENT_SECONDS", 0)
     script = ANSWERS + (
         f"print('{RECORD}', file=sys.stderr, flush=True); answer(input()); input(); input(); os.close(1); time.sleep(99)"
@@ -343,7 +343,7 @@ async def test_an_old_warning_is_no_cause_of_a_connection_that_broke(monkeypatch
     assert (type(caught.value), caught.value.stderr_tail) == (errors.ConnectionBroken, "")
 
 
-def test_asyncio_is_told_to_use_trio():
+def test_opening_a_client_under_asyncio_raises_with_a_hint():
     async def start(function, *args):
         entered = function(*args)
         await (entered.__aenter__() if function is open_codex else entered)
@@ -356,7 +356,7 @@ def test_asyncio_is_told_to_use_trio():
             asyncio.run(start(function, *args))
 
 
-async def test_a_server_that_dies_fails_what_waits_within_a_second_and_everything_after_at_once():
+async def test_the_death_of_the_server_fails_waiting_calls_within_a_second_and_later_ones_immediately():
     script = (
         ANSWERS
         + "answer(input()); input(); input(); print('last words', file=sys.stderr, flush=True); os._exit(3)"
@@ -385,7 +385,7 @@ async def test_a_server_that_dies_while_another_process_holds_its_stdout_is_noti
             assert error.returncode == -signal.SIGKILL
 
 
-async def test_a_server_that_closes_stdout_only_is_a_broken_connection():
+async def test_a_server_that_closes_only_stdout_breaks_the_connection():
     script = ANSWERS + "answer(input())\nos.close(1)\ntime.sleep(99)"
     with trio.fail_after(10):
         async with open_codex(fake(script, stop_grace=0.3)) as codex:
@@ -410,7 +410,7 @@ async def test_exceptions_of_the_body_propagate_unchanged_and_cancellation_is_no
         assert scope.cancelled_caught
 
 
-def test_ctrl_c_leaves_as_itself_and_ends_the_server():
+def test_ctrl_c_raises_keyboard_interrupt_and_ends_the_server():
     pids = []
 
     @trio.lowlevel.enable_ki_protection
@@ -429,7 +429,7 @@ def test_ctrl_c_leaves_as_itself_and_ends_the_server():
     assert f"{pids[0]}" not in os.listdir("/proc")
 
 
-def test_ctrl_c_while_a_client_over_a_stream_is_closed_goes_to_the_main_task_and_not_into_the_close_sequence():
+def test_ctrl_c_while_a_client_over_a_stream_closes_is_raised_in_the_main_task():
     steps = []
 
     class PressCtrlC(Instrument):
@@ -494,7 +494,7 @@ def test_ctrl_c_while_a_client_ends_its_open_turns_is_raised_after_the_whole_clo
     assert ended == [errors.ConnectionClosed, "interrupted"]
 
 
-async def test_the_client_can_be_closed_early_and_then_refuses():
+async def test_a_client_closed_early_refuses_further_requests():
     script = ANSWERS + "for line in sys.stdin: answer(line)"
     with trio.fail_after(10):
         async with open_codex(fake(script)) as codex:
@@ -506,7 +506,7 @@ async def test_the_client_can_be_closed_early_and_then_refuses():
 
 
 @pytest.mark.real
-async def test_sixteen_first_starts_on_one_fresh_home_all_succeed():
+async def test_sixteen_concurrent_first_starts_on_one_new_home_all_succeed():
     versions = []
     with trio.fail_after(30):
         async with MockModel() as model:

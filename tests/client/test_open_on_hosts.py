@@ -1,4 +1,4 @@
-"""A client on hosts that lack something: typed errors that say what to do, and nothing left."""
+"""Clients on hosts with missing features: typed errors with a hint, and no leftovers."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def nobody(monkeypatch):
     monkeypatch.delenv("CODEX_HOME", raising=False)
 
 
-async def test_without_any_home_the_start_says_what_to_set(monkeypatch):
+async def test_without_a_home_the_start_error_says_what_to_set(monkeypatch):
     nobody(monkeypatch)
     error = await fails_to_start(CodexConfig())
     assert type(error) is errors.SpawnError
@@ -48,7 +48,7 @@ async def test_without_any_home_the_start_says_what_to_set(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_home_the_passwd_entry_counts_as_it_does_for_the_server(monkeypatch, value):
+def test_without_home_variable_the_passwd_entry_is_used_as_by_the_server(monkeypatch, value):
     monkeypatch.setenv("HOME", "/of/this/program")
     home = CodexConfig(env={"HOME": value, "CODEX_HOME": None}).home()
     assert home.as_posix() == pwd.getpwuid(os.getuid()).pw_dir + "/.codex"
@@ -64,7 +64,7 @@ def gone_directory(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("gone_directory")
 @pytest.mark.parametrize("codex_bin", ["no-such-codex", "./codex"])
-async def test_a_relative_binary_in_a_directory_that_is_gone_is_a_spawn_error(codex_bin):
+async def test_a_relative_binary_in_a_deleted_directory_raises_spawn_error(codex_bin):
     error = await fails_to_start(CodexConfig(codex_bin=codex_bin))
     assert type(error) is errors.SpawnError
     assert (error.phase, error.binary) == ("find", codex_bin)
@@ -73,11 +73,11 @@ async def test_a_relative_binary_in_a_directory_that_is_gone_is_a_spawn_error(co
 
 
 @pytest.mark.usefixtures("gone_directory")
-def test_an_absolute_binary_is_found_from_a_directory_that_is_gone():
+def test_an_absolute_binary_is_found_from_a_deleted_directory():
     assert find_binary("/bin/cat").path == "/bin/cat"
 
 
-async def test_a_start_without_a_descriptor_is_a_spawn_error(monkeypatch):
+async def test_a_start_without_free_descriptors_raises_spawn_error(monkeypatch):
     def refuse(*args, **options):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -88,7 +88,7 @@ async def test_a_start_without_a_descriptor_is_a_spawn_error(monkeypatch):
     assert error.__cause__.errno == errno.EMFILE
 
 
-async def test_an_interpreter_that_starts_nothing_is_named(tmp_path):
+async def test_a_guard_interpreter_that_starts_nothing_is_named_in_the_error(tmp_path):
     hanging = tmp_path / "python"
     hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
     hanging.chmod(0o755)
@@ -101,7 +101,7 @@ async def test_an_interpreter_that_starts_nothing_is_named(tmp_path):
             await trio.sleep(0.01)
 
 
-async def test_an_interpreter_that_ends_at_once_is_named(tmp_path):
+async def test_a_guard_interpreter_that_exits_immediately_is_named_in_the_error(tmp_path):
     error = await fails_to_start(CodexConfig(codex_bin="/bin/cat", guard_python="/bin/true"))
     assert type(error) is errors.SpawnError
     assert "/bin/true" in error.hint
@@ -119,7 +119,7 @@ async def test_a_client_can_do_without_a_guard(monkeypatch):
             assert _guard.look_up(codex.pid).parent == os.getpid()
 
 
-async def test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves(monkeypatch):
+async def test_a_process_tree_that_does_not_end_in_time_does_not_change_the_bodys_exception(monkeypatch):
     async def wait_in_vain(process):
         await trio.sleep_forever()
 

@@ -1,4 +1,4 @@
-"""Messages about a thread that is being opened, who decides on them, and what an opening leaves behind."""
+"""Messages about a thread that is being opened, which policy decides on them, and cleanup of failed openings."""
 
 import json
 from contextlib import asynccontextmanager
@@ -56,11 +56,12 @@ async def send_together(server, *messages):
     await server._own.send_all(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
 
-# -- held, then applied --------------------------------------------------------------------------------------------
+# -- requests held until the thread is open
+# --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", ["before the answer", "right behind the answer"])
-async def test_a_question_about_a_thread_that_is_being_resumed_is_put_to_the_policy_given_for_it(order):
+@pytest.mark.parametrize("order", ["before the answer", "right after the answer"])
+async def test_a_request_of_a_thread_being_resumed_goes_to_the_policy_of_the_resume(order):
     asked = []
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/resume")
@@ -77,7 +78,7 @@ async def test_a_question_about_a_thread_that_is_being_resumed_is_put_to_the_pol
     assert [name for name, _ in asked] == ["thread"]
 
 
-async def test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has():
+async def test_a_pending_file_change_has_the_content_from_the_resume_response():
     asked = []
     change = {"path": "/a", "kind": {"type": "add"}, "diff": "new\n"}
     item = {"type": "fileChange", "id": "p1", "status": "inProgress", "changes": [change]}
@@ -97,7 +98,7 @@ async def test_a_file_change_that_was_parked_comes_with_the_content_that_only_th
     assert [change.diff for change in asked[0][1].changes] == ["new\n"]
 
 
-async def test_a_question_that_is_withdrawn_while_its_thread_is_being_resumed_is_put_to_nobody():
+async def test_a_request_withdrawn_while_its_thread_is_being_resumed_reaches_no_policy():
     asked = []
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/resume")
@@ -116,7 +117,7 @@ async def test_a_question_that_is_withdrawn_while_its_thread_is_being_resumed_is
 
 
 @pytest.mark.parametrize("method", ["thread/start", "thread/fork"])
-async def test_a_question_about_a_new_thread_waits_until_its_id_is_known(method):
+async def test_a_request_of_a_new_thread_waits_until_the_threads_id_is_known(method):
     asked = []
     async with scripted(policy=deciding(asked, "client", policies.decline)) as (codex, server):
         if method == "thread/fork":
@@ -143,7 +144,7 @@ async def test_a_question_about_a_new_thread_waits_until_its_id_is_known(method)
     assert {name: request.thread_id for name, request in asked} == {"thread": "new", "client": "stranger"}
 
 
-async def test_while_a_thread_is_being_started_the_turns_of_others_and_their_agents_are_reported_of_at_once():
+async def test_events_of_other_threads_are_not_held_while_a_thread_is_being_started():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/start")
@@ -173,7 +174,7 @@ async def test_while_a_thread_is_being_started_the_turns_of_others_and_their_age
             await opening.answer(thread_called("thread-2"))
 
 
-async def test_what_is_held_is_bounded_in_bytes_and_a_turn_that_ended_meanwhile_does_not_count_as_open():
+async def test_held_messages_are_bounded_in_bytes_and_ended_turns_are_not_open():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/resume")
         threads = []
@@ -196,7 +197,7 @@ async def test_what_is_held_is_bounded_in_bytes_and_a_turn_that_ended_meanwhile_
 
 
 @pytest.mark.parametrize("end", ["refused", "cancelled"])
-async def test_a_resume_that_fails_leaves_neither_its_policy_nor_anything_held(end):
+async def test_a_failed_resume_drops_its_policy_and_held_messages(end):
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/resume")
@@ -222,10 +223,11 @@ async def test_a_resume_that_fails_leaves_neither_its_policy_nor_anything_held(e
         assert not codex._session.router._openings
 
 
-# -- a turn that runs already --------------------------------------------------------------------------------------
+# -- a turn that is already running
+# --------------------------------------------------------------------------------------
 
 
-async def test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended():
+async def test_a_turn_in_progress_in_a_resume_response_blocks_new_turns_until_it_has_ended():
     async with scripted() as (codex, server):
         server.give("thread/resume", snapshot("turn-a"))
         thread = await codex.thread_resume("thread-1")
@@ -240,9 +242,9 @@ async def test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it
             await server.end_turn()
 
 
-async def test_a_turn_whose_start_is_answered_with_the_turn_of_another_client_raises_and_does_not_end_that():
+async def test_a_start_answered_with_another_clients_turn_raises_and_does_not_end_that_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        # This is how a turn that is about to run appears.
+        # A turn that is about to start appears like this.
         server.give("thread/resume", snapshot("turn-a", "interrupted"))
         thread = await codex.thread_resume("thread-1")
 
@@ -258,7 +260,7 @@ async def test_a_turn_whose_start_is_answered_with_the_turn_of_another_client_ra
         assert server.unexpected() == []
 
 
-async def test_a_turn_that_ended_while_its_thread_was_unsubscribed_from_ends_when_the_thread_is_resumed():
+async def test_a_turn_that_ended_while_unsubscribed_ends_when_the_thread_is_resumed():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -273,7 +275,7 @@ async def test_a_turn_that_ended_while_its_thread_was_unsubscribed_from_ends_whe
         await codex.thread_resume("thread-1")
 
 
-async def test_without_the_experimental_api_the_newest_turn_is_asked_for_with_the_whole_history_and_not_kept():
+async def test_without_the_experimental_api_the_whole_history_is_requested_but_not_kept():
     history = [{"id": "turn-a", "status": "inProgress", "items": []}]
     async with (
         scripted(CodexConfig(experimental_api=False)) as (codex, server),
@@ -298,7 +300,7 @@ async def test_without_the_experimental_api_the_newest_turn_is_asked_for_with_th
 # -- several handles, several clients ------------------------------------------------------------------------------
 
 
-async def test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started():
+async def test_leaving_an_idle_handle_does_not_end_work_of_another_handle():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
         first = await codex.thread_start()
@@ -315,7 +317,7 @@ async def test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_th
         await server.end_turn()
 
 
-async def test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left():
+async def test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/resume", "thread/backgroundTerminals/clean", "thread/unsubscribe")
@@ -327,7 +329,7 @@ async def test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_hand
         await resume.answer(OPENED)
 
 
-async def test_a_resume_waits_for_the_answer_to_an_unsubscribe_that_was_sent_before():
+async def test_a_resume_waits_for_the_response_to_an_earlier_unsubscribe():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/resume", "thread/unsubscribe")
@@ -345,7 +347,7 @@ async def test_a_resume_waits_for_the_answer_to_an_unsubscribe_that_was_sent_bef
         await (await server.expect("thread/resume")).answer(OPENED)
 
 
-async def test_a_thread_that_was_unsubscribed_from_behind_a_resume_in_flight_starts_no_turn():
+async def test_a_thread_unsubscribed_during_a_pending_resume_starts_no_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/resume")
@@ -358,7 +360,7 @@ async def test_a_thread_that_was_unsubscribed_from_behind_a_resume_in_flight_sta
             await thread.run("hi")
 
 
-async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others():
+async def test_attached_requests_of_another_clients_turn_are_left_to_that_client():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         server.give("thread/resume", snapshot("turn-a"))
@@ -370,7 +372,7 @@ async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_tur
         assert (asked, server.answers) == ([], {})
         left = [(record.decided_by, record.outcome) for record in codex.decisions]
         assert left == [(DecidedBy.others, "left")] * 3
-        # A policy of the thread is asked, even about a request that is repeated under the same id.
+        # A thread policy is asked, even for a request that is repeated under the same id.
         await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
         await server.ask(7, COMMAND, command(turn_id="turn-a"))
         assert await server.answer_to(7) == {"decision": "accept"}
@@ -378,7 +380,7 @@ async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_tur
 
 
 @pytest.mark.parametrize("decides", [True, False], ids=["with a policy", "without a policy"])
-async def test_attached_what_concerns_no_turn_of_ours_is_left_to_others(decides):
+async def test_attached_requests_outside_own_turns_are_left_to_others(decides):
     asked = []
     with trio.fail_after(5):
         async with (
@@ -398,7 +400,7 @@ async def test_attached_what_concerns_no_turn_of_ours_is_left_to_others(decides)
             assert (asked, server.answers) == ([], {})
 
 
-async def test_attached_the_policy_of_the_client_decides_on_what_no_thread_owns():
+async def test_attached_the_client_policy_decides_on_requests_without_a_thread():
     async def decide(_):
         return policies.AuthTokens(access_token="a-token", account_id="an-account")
 
@@ -411,7 +413,7 @@ async def test_attached_the_policy_of_the_client_decides_on_what_no_thread_owns(
             assert (await server.answer_to(4))["accessToken"] == "a-token"
 
 
-async def test_on_our_own_server_the_questions_of_a_turn_that_nobody_here_started_are_answered():
+async def test_on_an_own_server_requests_of_unknown_turns_are_answered():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         codex._session.approvals.is_shared = False
@@ -421,7 +423,7 @@ async def test_on_our_own_server_the_questions_of_a_turn_that_nobody_here_starte
         assert await server.answer_to(7) == {"decision": "accept"}
 
 
-async def test_leaving_a_thread_of_a_server_that_is_not_ours_leaves_the_turn_of_another_client_alone():
+async def test_attached_leaving_a_thread_does_not_end_another_clients_turn():
     async with scripted() as (codex, server):
         server.take_over("turn/interrupt", "thread/backgroundTerminals/clean")
         server.give("thread/resume", snapshot("turn-a"))
@@ -431,7 +433,7 @@ async def test_leaving_a_thread_of_a_server_that_is_not_ours_leaves_the_turn_of_
         assert codex._session.threads.find("thread-1") is None
 
 
-# -- what is left behind -------------------------------------------------------------------------------------------
+# -- cleanup -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -442,7 +444,7 @@ async def test_leaving_a_thread_of_a_server_that_is_not_ours_leaves_the_turn_of_
         ("thread/resume", "thread/unsubscribe"),
     ],
 )
-async def test_an_opening_whose_answer_cannot_be_read_is_undone(method, undo):
+async def test_an_opening_with_an_invalid_response_is_undone(method, undo):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over(method, undo)
 
@@ -465,7 +467,7 @@ async def test_an_opening_whose_answer_cannot_be_read_is_undone(method, undo):
     assert codex._session.threads.find("thread-1") is None
 
 
-async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end():
+async def test_turns_of_unopened_threads_use_bounded_memory():
     async with scripted() as (codex, server):
         threads = codex._session.threads
         for number in range(2 * UNKNOWN_BYTES // 2400):
@@ -473,7 +475,7 @@ async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_howev
         await trio.testing.wait_all_tasks_blocked()
         assert threads.find("stranger-0") is None
         assert len(list(threads)) <= UNKNOWN_BYTES // 2400
-        # The latest is still known: an item of its parent may name it as an agent.
+        # The latest thread is still known, because an item of its parent may name it as an agent.
         latest = threads.find(f"stranger-{number}")
         assert latest.turn.id == "turn-1"
         huge = {"type": "agentMessage", "id": "m", "text": "x" * UNKNOWN_BYTES}
@@ -482,7 +484,7 @@ async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_howev
         assert len(list(threads)) == 0
 
 
-async def test_usage_that_a_resume_repeats_does_not_open_the_turn_that_a_death_interrupted():
+async def test_usage_repeated_on_a_resume_does_not_reopen_an_interrupted_turn():
     async with scripted() as (codex, server):
         server.give("thread/resume", snapshot(status="interrupted"))
         thread = await codex.thread_resume("thread-1")

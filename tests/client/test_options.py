@@ -1,4 +1,4 @@
-"""Options of threads and turns: their wire format, and which are refused before anything is sent."""
+"""Options of threads and turns: their wire format, and refusals before anything is sent."""
 
 import re
 import typing
@@ -18,7 +18,7 @@ def sent(params):
     return _convert.encode(params)
 
 
-def test_what_is_not_given_is_not_sent():
+def test_options_that_are_not_given_are_not_sent():
     assert sent(options.start_params({})) == {}
     assert sent(options.resume_params("t", {})) == {"threadId": "t", "excludeTurns": True}
     assert sent(options.fork_params("t", {"model": None})) == {"threadId": "t", "excludeTurns": True}
@@ -29,12 +29,12 @@ def test_what_is_not_given_is_not_sent():
     assert sent(options.list_params(None, None, {})) == {}
 
 
-def test_history_is_loaded_when_it_is_asked_for():
+def test_history_is_loaded_on_request():
     assert sent(options.resume_params("t", {"include_turns": True}))["excludeTurns"] is False
     assert sent(options.fork_params("t", {"include_turns": True}))["excludeTurns"] is False
 
 
-def test_policies_and_budgets_stay_here():
+def test_policies_and_budgets_are_not_sent():
     assert sent(options.start_params({"policy": object(), "budget": object()})) == {}
 
 
@@ -54,7 +54,7 @@ def test_an_approval_mode_is_a_policy_and_a_reviewer(mode, policy, reviewer):
     assert {key: value for key, value in turn.items() if key.startswith("approval")} == expected
 
 
-def test_bypassing_takes_the_sandbox_away_too():
+def test_bypassing_approvals_also_disables_the_sandbox():
     mode = ApprovalMode.dangerously_bypass
     assert sent(options.start_params({"approval_mode": mode})) == {
         "approvalPolicy": "never",
@@ -88,17 +88,17 @@ def test_bypassing_takes_the_sandbox_away_too():
     ],
     ids=["start", "resume", "fork", "turn", "settings"],
 )
-def test_options_that_contradict_each_other_are_refused(params, given):
+def test_contradictory_options_are_refused(params, given):
     with pytest.raises(ValueError, match=r"not one of|pass only one of them|are mutually exclusive"):
         params(given)
 
 
-def test_a_fork_ends_at_one_place():
+def test_a_fork_can_end_only_at_one_place():
     with pytest.raises(ValueError, match="are mutually exclusive"):
         options.fork_params("t", {"last_turn_id": "a", "before_turn_id": "b"})
 
 
-def test_a_sandbox_of_a_turn_may_be_a_preset_its_name_or_a_policy():
+def test_the_sandbox_of_a_turn_may_be_a_preset_a_name_or_a_policy():
     own = wire.WorkspaceWriteSandboxPolicy(network_access=True)
     for given, expected in (
         (Sandbox.workspace_write, {"type": "workspaceWrite"}),
@@ -113,7 +113,7 @@ def test_a_tier_can_be_cleared():
     assert sent(options.settings_params("t", {"service_tier": wire.NULL}))["serviceTier"] is None
 
 
-def test_the_names_of_the_official_sdk_stand_for_those_of_the_wire():
+def test_option_names_of_the_official_sdk_are_accepted():
     params = options.turn_params("t", "hi", {"source": "cron", "turn_service_tier": "fast"})
     assert (params.turn_trigger, params.service_tier_for_turn) == ("cron", "fast")
 
@@ -159,7 +159,7 @@ OURS = {"policy", "tools", "idle_limit", "budget", "approval_mode"}
                 "history",
                 "path",
                 "initial_turns_page",
-            },  # unstable, not for clients; see Thread.turns
+            },  # unstable, not meant for clients; see Thread.turns
         ),
         (
             options.ThreadForkOptions,
@@ -187,16 +187,14 @@ OURS = {"policy", "tools", "idle_limit", "budget", "approval_mode"}
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_every_parameter_of_the_schema_can_be_chosen_or_is_left_out_for_a_reason(
-    kind, params, renamed, left_out
-):
+def test_every_parameter_of_the_schema_is_an_option_or_omitted_for_a_reason(kind, params, renamed, left_out):
     names = {renamed.get(name, name) for name in kind.__annotations__} - OURS
     fields = {field.name for field in attrs.fields(params)}
     assert names | left_out == fields | ({"personality"} if kind is options.ThreadForkOptions else set())
     assert names.isdisjoint(left_out - {"personality"})
 
 
-def test_every_option_is_documented_where_it_is_or_where_its_page_points_to():
+def test_every_option_is_documented_directly_or_by_reference():
     for kind in vars(options).values():
         if typing.is_typeddict(kind) and not kind.__name__.startswith("_"):
             pages = [
@@ -231,7 +229,7 @@ def test_every_option_is_documented_where_it_is_or_where_its_page_points_to():
     ],
     ids=["source", "tier", "external"],
 )
-async def test_what_an_older_server_would_ignore_is_refused_before_it_is_sent(
+async def test_an_option_that_an_older_server_would_ignore_is_refused_before_it_is_sent(
     version, too_old, value, given, what
 ):
     with trio.fail_after(5):

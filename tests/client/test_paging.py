@@ -10,7 +10,7 @@ from trio_codex.testing._fake import _THREAD
 
 
 def pager(pages, asked=None):
-    """Return a pager over these pages: their elements and next cursors, by cursor."""
+    """Return a pager over these pages, given as elements and next cursor by cursor."""
 
     async def fetch(cursor):
         await trio.lowlevel.checkpoint()
@@ -21,7 +21,7 @@ def pager(pages, asked=None):
     return Pager("some/list", fetch)
 
 
-async def test_all_pages_are_gone_through_one_at_a_time():
+async def test_pages_are_fetched_one_at_a_time():
     asked = []
     pages = pager({None: ([1, 2], "b"), "b": ([], "c"), "c": ([3], None)}, asked)
     assert await pages.__anext__() == 1
@@ -33,7 +33,7 @@ async def test_all_pages_are_gone_through_one_at_a_time():
     assert asked == [None, "b", "c"]
 
 
-async def test_no_elements_are_no_elements():
+async def test_an_empty_list_has_no_elements():
     assert [number async for number in pager({None: ([], None)})] == []
 
 
@@ -46,14 +46,14 @@ async def test_every_element_is_a_checkpoint():
         await pages.__anext__()
 
 
-async def test_a_page_that_points_to_itself_is_an_error_and_no_endless_list():
+async def test_a_page_that_points_to_itself_is_an_error():
     pages = pager({None: ([1], "b"), "b": ([2], "b")})
     assert await pages.__anext__() == 1
     with pytest.raises(errors.DecodeError):
         await pages.__anext__()
 
 
-async def test_iterating_resumes_where_it_was_cancelled():
+async def test_iteration_resumes_where_it_was_cancelled():
     gate = trio.Event()
 
     async def fetch(cursor):
@@ -67,7 +67,7 @@ async def test_iterating_resumes_where_it_was_cancelled():
     assert [element async for element in pages] == ["first", "second"]
 
 
-async def test_two_tasks_cannot_iterate_at_once():
+async def test_two_tasks_cannot_iterate_concurrently():
     with trio.fail_after(5):
         await iterate_twice_at_once()
 
@@ -88,7 +88,7 @@ async def iterate_twice_at_once():
         gate.set()
 
 
-async def test_two_tasks_that_begin_at_the_same_time_do_not_both_fetch_the_first_page():
+async def test_two_tasks_that_begin_simultaneously_do_not_both_fetch_the_first_page():
     asked, got, busy = [], [], []
     pages = pager({None: ([1, 2], None)}, asked)
 
@@ -110,7 +110,7 @@ async def drain(pages):
         pass
 
 
-async def test_filters_go_with_every_page():
+async def test_filters_are_sent_with_every_page():
     with trio.fail_after(5):
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             nursery.start_soon(drain, codex.threads(archived=True, page_size=2, search_term="x"))
@@ -123,7 +123,7 @@ async def test_filters_go_with_every_page():
             await asked.answer({"data": [], "nextCursor": None})
 
 
-async def test_a_thread_that_is_listed_twice_is_given_once():
+async def test_a_thread_that_is_listed_twice_is_returned_once():
     def stored(thread_id, name):
         return {**_THREAD, "id": thread_id, "name": name}
 
@@ -159,7 +159,7 @@ async def test_a_thread_that_is_listed_twice_is_given_once():
     ],
     ids=["turns", "items"],
 )
-async def test_history_is_read_without_opening_the_thread(begin, method, params):
+async def test_history_can_be_read_without_opening_the_thread(begin, method, params):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             nursery.start_soon(drain, begin(codex))

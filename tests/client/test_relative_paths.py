@@ -18,7 +18,7 @@ def two_directories(tmp_path, monkeypatch):
 
 
 @pytest.mark.real
-async def test_the_server_and_the_client_agree_on_what_a_relative_path_means(two_directories, monkeypatch):
+async def test_client_and_server_resolve_relative_paths_in_the_same_way(two_directories, monkeypatch):
     then = two_directories / "then"
     with trio.fail_after(30):
         async with MockModel() as model:
@@ -36,7 +36,7 @@ async def test_the_server_and_the_client_agree_on_what_a_relative_path_means(two
                         assert await process.stdout.receive_some() == f"{then}\n".encode()
 
 
-async def test_files_that_are_given_to_a_turn_are_those_of_the_servers_directory(
+async def test_relative_files_in_turn_input_are_resolved_in_the_servers_directory(
     two_directories, monkeypatch
 ):
     then, home = two_directories / "then", two_directories / "home"
@@ -65,9 +65,7 @@ async def test_files_that_are_given_to_a_turn_are_those_of_the_servers_directory
             await server.end_turn()
 
 
-async def test_the_directory_of_a_server_that_we_start_is_below_the_home_directory_with_a_tilde(
-    two_directories, monkeypatch
-):
+async def test_a_tilde_in_the_servers_directory_means_the_home_directory(two_directories, monkeypatch):
     config = CodexConfig(cwd="~")
     monkeypatch.chdir(two_directories / "now")
     with trio.fail_after(10):

@@ -1,4 +1,4 @@
-"""Retries: what is retried, when, and what never is."""
+"""Retries: which failures are retried, when, and which never are."""
 
 import contextlib
 import contextvars
@@ -16,7 +16,7 @@ from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 
 BUSY = "Server overloaded; the retry limit was reached."
-"""The client itself repeats what is refused for any other overload, until its timeout."""
+"""The client itself repeats requests refused for any other overload, until their timeout."""
 
 
 def busy():
@@ -57,7 +57,7 @@ class Flaky:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_the_code_of_an_overload_is_retryable(error, retryable):
+def test_only_the_overload_code_is_retryable(error, retryable):
     assert is_retryable_error(error) is retryable
 
 
@@ -68,14 +68,14 @@ async def test_an_overload_is_retried_with_growing_delays(autojump_clock):
 
 
 @pytest.mark.parametrize("failures", [0, 1, 9])
-async def test_the_context_of_the_caller_is_left_as_it_was(failures, autojump_clock):
+async def test_the_callers_context_is_unchanged(failures, autojump_clock):
     before = dict(contextvars.copy_context())
     with contextlib.suppress(errors.ServerBusyError):
         await retry_on_overload(Flaky(failures))
     assert dict(contextvars.copy_context()) == before
 
 
-async def test_jitter_keeps_within_its_bounds_and_is_not_always_the_same(autojump_clock):
+async def test_jitter_varies_within_its_bounds(autojump_clock):
     random.seed(7)
     fn = Flaky(50)
     await retry_on_overload(fn, attempts=51, initial_delay=1, max_delay=1, jitter=0.5)
@@ -83,14 +83,14 @@ async def test_jitter_keeps_within_its_bounds_and_is_not_always_the_same(autojum
     assert max(fn.delays) - min(fn.delays) > 0.5
 
 
-async def test_the_last_failure_is_raised_as_it_is(autojump_clock):
+async def test_the_last_failure_is_raised_unchanged(autojump_clock):
     fn = Flaky(99)
     with pytest.raises(errors.ServerBusyError):
         await retry_on_overload(fn, attempts=3)
     assert len(fn.called_at) == 3
 
 
-async def test_anything_else_is_raised_at_once():
+async def test_other_errors_are_raised_immediately():
     fn = Flaky(99, lambda: rpc_error(-32600, "no"))
     with pytest.raises(errors.InvalidRequestError):
         await retry_on_overload(fn)
@@ -113,14 +113,14 @@ async def test_a_wait_can_be_cancelled():
 @pytest.mark.parametrize(
     "wrong", [{"attempts": 0}, {"initial_delay": -1}, {"max_delay": -1}, {"jitter": 2}], ids=str
 )
-async def test_senseless_settings_are_refused_before_anything_is_called(wrong):
+async def test_invalid_settings_are_refused_before_anything_is_called(wrong):
     fn = Flaky(0)
     with pytest.raises(ValueError, match="must"):
         await retry_on_overload(fn, **wrong)
     assert fn.called_at == []
 
 
-async def test_a_turn_that_the_server_rejected_is_started_again():
+async def test_a_rejected_turn_start_is_retried():
     with trio.fail_after(5):
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             thread = await codex.thread_start()
@@ -168,7 +168,7 @@ async def test_nothing_is_repeated_once_a_turn_was_accepted(nested):
 
 
 @pytest.mark.parametrize("how", ["goal", "shell command", "typed request", "any request"])
-async def test_nothing_is_repeated_once_the_server_was_set_to_work_by_whatever_request(how, autojump_clock):
+async def test_nothing_is_repeated_once_any_request_may_have_started_work(how, autojump_clock):
     goal = {
         "threadId": "thread-1", "objective": "reach it", "status": "complete", "tokensUsed": 0,
         "timeUsedSeconds": 0, "createdAt": 0, "updatedAt": 0,
@@ -188,7 +188,7 @@ async def test_nothing_is_repeated_once_the_server_was_set_to_work_by_whatever_r
                     async with thread.goal("reach it"):
                         await codex.models()
                 elif how == "shell command":
-                    # In an open turn, where it does not start a turn.
+                    # In an open turn, the request does not start another one.
                     with trio.move_on_after(0.01):
                         await thread.shell_command("ls")
                     await codex.models()
@@ -222,7 +222,7 @@ async def test_nothing_is_repeated_once_the_server_was_set_to_work_by_whatever_r
         ("thread/shellCommand", {"threadId": "thread-1", "command": "ls"}),
     ],
 )
-async def test_a_bare_request_to_start_something_that_the_server_rejected_is_sent_again(method, params):
+async def test_a_rejected_plain_request_is_sent_again(method, params):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             answers = []
@@ -238,7 +238,8 @@ async def test_a_bare_request_to_start_something_that_the_server_rejected_is_sen
             assert answers == [{}]
 
 
-# -- who is told -------------------------------------------------------------------------------------------------------
+# -- notifications
+# -------------------------------------------------------------------------------------------------------
 
 
 class Retries(Instrument):
@@ -263,9 +264,7 @@ async def refuse(server, *methods):
     ],
     ids=["a typed request", "one that is undone", "a raw one"],
 )
-async def test_the_instruments_of_the_client_that_was_refused_are_reported(
-    method, ask, caplog, autojump_clock
-):
+async def test_the_instruments_of_the_refused_client_are_notified(method, ask, caplog, autojump_clock):
     caplog.set_level(logging.INFO, "trio_codex.activity")
     refused, other, stats = Retries(), Retries(), StatsInstrument()
     async with (
@@ -295,7 +294,7 @@ async def test_the_instruments_of_the_client_that_was_refused_are_reported(
     ]
 
 
-async def test_a_turn_that_was_rejected_is_reported_and_so_is_each_retry_around_another(autojump_clock):
+async def test_rejected_turns_and_nested_retries_are_reported(autojump_clock):
     retries = Retries()
     async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -1,4 +1,4 @@
-"""Which failures pass, and how work that failed with one of them is tried again."""
+"""Transient failures, and retrying work that failed with one."""
 
 import itertools
 from functools import partial
@@ -47,7 +47,7 @@ def status(name, code=None):
     ],
     ids=str,
 )
-def test_a_failure_that_passes_is_transient(error):
+def test_transient_failures_are_recognized(error):
     assert is_transient_error(error)
 
 
@@ -74,11 +74,11 @@ def test_a_failure_that_passes_is_transient(error):
     ],
     ids=lambda error: f"{type(error).__name__}-{getattr(getattr(error, 'result', None), 'error', None)}"[:80],
 )
-def test_any_other_failure_is_not(error):
+def test_other_failures_are_not_transient(error):
     assert not is_transient_error(error)
 
 
-async def test_work_is_tried_again_with_growing_delays_until_it_succeeds(autojump_clock):
+async def test_work_is_retried_with_growing_delays_until_it_succeeds(autojump_clock):
     called_at = []
 
     async def work():
@@ -93,7 +93,7 @@ async def test_work_is_tried_again_with_growing_delays_until_it_succeeds(autojum
 
 
 @pytest.mark.parametrize(("error", "calls"), [(failed("serverOverloaded"), 3), (failed("badRequest"), 1)])
-async def test_the_last_failure_and_one_that_does_not_pass_are_raised(error, calls, autojump_clock):
+async def test_the_last_failure_and_permanent_failures_are_raised(error, calls, autojump_clock):
     called = []
 
     async def work():
@@ -108,7 +108,7 @@ async def test_the_last_failure_and_one_that_does_not_pass_are_raised(error, cal
 
 
 @pytest.mark.real
-async def test_a_model_that_refuses_is_asked_again_on_a_new_thread():
+async def test_work_refused_by_the_model_is_retried_on_a_new_thread():
     async with MockModel() as model:
         model.fail(429)
         model.fail(503)
@@ -130,7 +130,7 @@ async def test_a_model_that_refuses_is_asked_again_on_a_new_thread():
 
 
 @pytest.mark.real
-async def test_who_expects_overload_to_include_failed_turns_is_reported_what_repeats_them():
+async def test_retry_on_overload_adds_a_note_about_retry_transient_to_a_failed_turn():
     async with MockModel() as model:
         model.fail(429)
         model.fail(400)

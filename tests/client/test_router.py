@@ -33,7 +33,7 @@ class Everything:
 
 
 def client(*, shared):
-    """A router with a turn on each of three threads: one that has started, one that is starting, and an agent's."""
+    """Return a router with three turns: a started one, a starting one, and an agent's."""
     router, threads, listeners = bare_router()
     turns = []
     for name, turn_id in (("1", "1"), ("2", None), ("3", "3")):
@@ -64,7 +64,7 @@ notifications = st.builds(
 
 
 @given(rows=st.lists(st.lists(notifications, max_size=6), max_size=4))
-def test_the_fast_path_to_a_turn_delivers_as_the_slow_one_does(rows):
+def test_the_fast_path_delivers_the_same_as_the_slow_path(rows):
     async def lead():
         straight, turns, _ = client(shared=False)
         around, other_turns, listener = client(shared=True)
@@ -78,6 +78,6 @@ def test_the_fast_path_to_a_turn_delivers_as_the_slow_one_does(rows):
     trio.run(lead)
 
 
-def test_nothing_but_readers_of_a_turn_wants_its_text():
+def test_only_readers_of_a_turn_subscribe_to_its_text():
     handled = bare_router()[0]._handlers
     assert not TEXT_DELTAS.keys() & {*handled, *REDUCED, *KEYED_NOTIFICATIONS, "turn/completed"}

@@ -1,4 +1,4 @@
-"""Operations on a thread besides plain turns: reviews, compaction, shell commands, background terminals."""
+"""Operations on a thread other than plain turns: reviews, compaction, shell commands, background terminals."""
 
 from contextlib import asynccontextmanager
 
@@ -42,7 +42,7 @@ async def accept_review(server):
     ],
     ids=["default", "words", "branch"],
 )
-async def test_a_review_is_a_turn_that_ends_under_the_id_of_its_answer(target, on_the_wire):
+async def test_a_review_is_a_turn_that_ends_under_the_id_in_its_response(target, on_the_wire):
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -57,7 +57,7 @@ async def test_a_review_is_a_turn_that_ends_under_the_id_of_its_answer(target, o
         await server.end_turn("turn-a")
 
 
-async def test_a_review_left_early_is_interrupted_under_the_id_of_its_announcement():
+async def test_a_review_left_early_is_interrupted_by_the_announced_id():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -76,7 +76,7 @@ async def test_a_review_left_early_is_interrupted_under_the_id_of_its_announceme
     assert server.unexpected() == []
 
 
-async def test_a_review_that_a_bare_request_started_blocks_its_thread_only_until_it_ends():
+async def test_a_review_started_by_a_plain_request_blocks_its_thread_until_it_ends():
     async with scripted() as (thread, server):
         await start(server, "turn-b", "turn-a")
         async with thread.events() as events:
@@ -104,7 +104,7 @@ async def test_a_review_that_a_bare_request_started_blocks_its_thread_only_until
 # -- compaction ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_compaction_is_over_when_its_turn_is():
+async def test_a_compaction_ends_with_its_turn():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
         done = trio.Event()
 
@@ -117,7 +117,7 @@ async def test_a_compaction_is_over_when_its_turn_is():
         await (await server.expect("thread/compact/start")).answer({})
         await start(server, "turn-1")
         await trio.testing.wait_all_tasks_blocked()
-        assert not done.is_set(), "its answer proves nothing"
+        assert not done.is_set(), "the response does not prove the end"
         await server.end_turn("turn-1")
         await done.wait()
 
@@ -158,8 +158,8 @@ async def test_a_compaction_that_fails_raises():
         await server.end_turn("turn-1", status="failed")
 
 
-async def test_a_thread_with_an_open_turn_is_not_compacted_nor_reviewed():
-    # The bare server would interrupt the turn.
+async def test_a_thread_with_an_open_turn_cannot_be_compacted_or_reviewed():
+    # The server itself would interrupt the turn.
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -194,7 +194,7 @@ def shell_item(item_id="item-1", status="inProgress", output=None):
     }
 
 
-async def test_a_shell_command_on_an_idle_thread_is_a_turn_of_its_own():
+async def test_a_shell_command_on_an_idle_thread_is_a_separate_turn():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -231,7 +231,7 @@ async def test_a_cancelled_shell_command_on_an_idle_thread_is_interrupted():
         assert scope.cancelled_caught
 
 
-async def test_a_turn_without_the_command_is_a_failure():
+async def test_a_shell_turn_without_the_command_item_fails():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -244,7 +244,7 @@ async def test_a_turn_without_the_command_is_a_failure():
         await server.end_turn("turn-1", status="failed")
 
 
-async def test_shell_commands_in_an_open_turn_are_items_of_it_each_told_from_the_other():
+async def test_concurrent_shell_commands_in_an_open_turn_are_separate_items():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
         outputs = {}
 
@@ -273,7 +273,7 @@ async def test_shell_commands_in_an_open_turn_are_items_of_it_each_told_from_the
     assert outputs == {"one": "one", "two": "two"}
 
 
-async def test_a_shell_command_that_misses_the_open_turn_is_ended_with_its_own():
+async def test_a_shell_command_that_misses_the_open_turn_runs_in_its_own_turn():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
         scope = trio.CancelScope()
 
@@ -322,7 +322,7 @@ def terminal(process_id):
     return {"processId": process_id, "itemId": "item", "command": "sleep 1", "cwd": "/"}
 
 
-async def test_terminals_are_listed_to_the_last_page_and_ended_one_by_one_or_all():
+async def test_all_pages_of_terminals_are_listed_and_terminals_ended_individually_or_together():
     async with scripted() as (thread, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -340,7 +340,7 @@ async def test_terminals_are_listed_to_the_last_page_and_ended_one_by_one_or_all
     assert server.unexpected() == []
 
 
-async def test_a_closed_thread_has_nothing_to_ask_for():
+async def test_operations_on_a_closed_thread_raise():
     async with scripted() as (thread, _):
         async with thread:
             pass
@@ -352,10 +352,11 @@ async def test_a_closed_thread_has_nothing_to_ask_for():
                 use()
 
 
-# -- where it works ------------------------------------------------------------------------------------------------
+# -- the working directory
+# ------------------------------------------------------------------------------------------------
 
 
-async def test_the_directory_of_a_thread_is_the_one_that_the_server_told_last_and_not_one_that_was_refused():
+async def test_the_cwd_of_a_thread_is_the_one_last_reported_by_the_server():
     seen = []
 
     async def look(request):

@@ -258,7 +258,7 @@ def test_a_withdrawn_server_request_gets_no_answer():
     assert state.refuse("a", 1, "x") is None
 
 
-def test_an_answer_that_is_not_json_leaves_the_server_request_open():
+def test_an_answer_that_cannot_be_encoded_leaves_the_server_request_open():
     state = RpcState(LIMIT)
     receive(state, line_of(id=0, method="m"))
     with pytest.raises(errors.LocalProtocolError):

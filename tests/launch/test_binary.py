@@ -1,4 +1,4 @@
-"""Which binary is found, and what its version means."""
+"""The search for the binary, and its version."""
 
 import os
 from importlib.machinery import ModuleSpec
@@ -17,7 +17,7 @@ from trio_codex._launch._binary import (
 )
 from trio_codex.errors import SpawnError
 
-posix = pytest.mark.skipif(os.name != "posix", reason="makes executable files")
+posix = pytest.mark.skipif(os.name != "posix", reason="creates executable files")
 
 
 def program(path, text="#!/bin/sh\n"):
@@ -34,7 +34,7 @@ def no_package(monkeypatch):
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """A substitute for the package of the binary, still without its binary."""
+    """A fake package of the binary, without its binary."""
     directory = tmp_path / "codex_cli_bin"
     directory.mkdir()
     spec = ModuleSpec("codex_cli_bin", None, origin=str(directory / "__init__.py"))
@@ -43,7 +43,7 @@ def package(monkeypatch, tmp_path):
 
 
 @posix
-async def test_a_version_that_nothing_can_be_started_for_is_unknown(monkeypatch):
+async def test_the_version_of_a_binary_that_cannot_be_started_is_unknown(monkeypatch):
     def refuse(*args, **options):
         raise SpawnError("no descriptors", phase="spawn")
 
@@ -90,7 +90,7 @@ def test_the_path_comes_last(tmp_path, no_package):
     assert find_binary(env_path=f"/nowhere:{tmp_path}") == Binary(path, "path")
 
 
-def test_ours_is_the_path_where_none_is_given(tmp_path, no_package, monkeypatch):
+def test_the_path_of_this_process_is_used_if_none_is_given(tmp_path, no_package, monkeypatch):
     path = program(tmp_path / "codex")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_binary() == Binary(path, "path")
@@ -99,7 +99,7 @@ def test_ours_is_the_path_where_none_is_given(tmp_path, no_package, monkeypatch)
 # -- what cannot be found ------------------------------------------------------------------------------------------
 
 
-def test_nothing_anywhere_is_a_spawn_error_that_says_what_to_do(no_package, tmp_path):
+def test_a_missing_binary_raises_spawn_error_with_a_hint(no_package, tmp_path):
     with pytest.raises(SpawnError) as caught:
         find_binary(env_path=str(tmp_path))
     assert caught.value.phase == "find"
@@ -132,7 +132,7 @@ def test_a_package_without_its_binary_is_not_replaced_by_another(package, tmp_pa
 
 
 @pytest.mark.parametrize("text", [None, "no json", "[]", "{}", '{"version": 3}'])
-def test_a_package_that_does_not_tell_its_version_has_none(package, text):
+def test_a_package_without_metadata_has_no_version(package, text):
     program(package / "bin" / "codex")
     if text is not None:
         (package / "codex-package.json").write_text(text)
@@ -151,14 +151,14 @@ def test_the_program_behind_a_shim_is_run_without_a_shell(tmp_path, prefix, suff
     assert find_binary(shim) == Binary(exe, "explicit")
 
 
-def test_a_shim_with_nothing_behind_it_is_run_as_it_is(tmp_path):
+def test_a_shim_without_a_target_is_run_directly(tmp_path):
     shim = program(tmp_path / "codex.cmd")
     assert find_binary(shim).path == shim
 
 
 @pytest.fixture
 def installed_by_npm(tmp_path):
-    """npm's layout: a link to a script, and the program in a package for this platform."""
+    """Create npm's layout: a link to a script, and the program in a package for this platform."""
     package = tmp_path / "lib" / "node_modules" / "@openai" / "codex"
     script = program(package / "bin" / "codex.js", "#!/usr/bin/env node\n")
     link = tmp_path / "bin" / "codex"
@@ -180,16 +180,16 @@ def test_the_program_behind_the_launcher_of_npm_is_run_without_node(installed_by
 
 
 @posix
-def test_a_launcher_with_nothing_behind_it_is_run_as_it_is(installed_by_npm):
+def test_a_launcher_without_a_target_is_run_directly(installed_by_npm):
     link, _ = installed_by_npm
     assert find_binary(link) == Binary(str(link), "explicit")
 
 
-# -- those that are not chosen -------------------------------------------------------------------------------------
+# -- other binaries -------------------------------------------------------------------------------------
 
 
 @posix
-def test_the_others_are_those_that_would_be_found_without_the_chosen_one(tmp_path, package):
+def test_the_other_binaries_are_those_found_after_the_chosen_one(tmp_path, package):
     packaged = Binary(program(package / "bin" / "codex"), "package")
     on_path = Binary(program(tmp_path / "bin" / "codex"), "path")
     explicit = find_binary(program(tmp_path / "mine"))
@@ -201,7 +201,7 @@ def test_the_others_are_those_that_would_be_found_without_the_chosen_one(tmp_pat
 
 
 @posix
-def test_a_package_without_its_binary_is_none_of_the_others(tmp_path, package):
+def test_a_package_without_its_binary_is_not_listed(tmp_path, package):
     assert find_others(find_binary(program(tmp_path / "mine")), "/nowhere") == []
 
 
@@ -212,7 +212,7 @@ NEWEST = [*map(int, TESTED[1].split("."))]
 
 
 def beside(version, minor, patch=0, pre=""):
-    """The version that is so many minor versions and patches later."""
+    """Return the version that is this many minor versions and patches later."""
     return f"{version[0]}.{version[1] + minor}.{version[2] + patch}{pre}"
 
 
@@ -250,7 +250,7 @@ def test_a_version_is_compared_with_the_tested_range(version, standing):
         ("printf '\\377 1.2.3'; exec sleep 1000 >&-", "1.2.3"),
     ],
 )
-async def test_a_binary_is_asked_for_its_version(tmp_path, text, version):
+async def test_a_binary_reports_its_version(tmp_path, text, version):
     with trio.fail_after(10):
         assert await read_version(program(tmp_path / "codex", f"#!/bin/sh\n{text}\n")) == version
 

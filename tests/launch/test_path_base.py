@@ -1,4 +1,4 @@
-"""What a leading tilde and a relative path mean."""
+"""Leading tildes and relative paths."""
 
 import os
 
@@ -20,14 +20,14 @@ from trio_codex._values.paths import PathBase, expand
         ("~root", "/root"),
     ],
 )
-def test_a_leading_tilde_is_a_home_directory_and_any_other_is_a_name(given, expected, monkeypatch):
+def test_only_a_leading_tilde_is_a_home_directory(given, expected, monkeypatch):
     monkeypatch.setenv("HOME", "/h")
     assert expand(given) == expected
     monkeypatch.setenv("HOME", "/other")
     assert expand(given, "/h") == expected
 
 
-def test_a_home_directory_that_nobody_knows_is_an_error_which_says_what_to_write():
+def test_an_unknown_home_directory_is_an_error_with_a_hint():
     with pytest.raises(ValueError, match=r"'\./~no-such-user/x' for a file of that name"):
         expand("~no-such-user/x")
 

@@ -1,4 +1,4 @@
-"""A remote command as a scope, against a scripted server: its start, its streams, and every way it ends."""
+"""Remote commands as scopes on a scripted server: start, streams, and every way they end."""
 
 from base64 import b64decode, b64encode
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +21,7 @@ async def scripted(config=None, **options):
 
 
 async def accept(server):
-    """Let a command start; return its request."""
+    """Let a command start, and return its request."""
     command = await server.expect("command/exec")
     probe = await server.expect("command/exec/write")
     assert probe.params["processId"] == command.params["processId"]
@@ -47,7 +47,7 @@ async def output(server, command, data, stream="stdout"):
 
 @asynccontextmanager
 async def running(codex, server, *args, **options):
-    """A command that the server has started, and its request."""
+    """Yield a started command, and its request."""
     commands = []
 
     async def start():
@@ -63,7 +63,7 @@ async def running(codex, server, *args, **options):
 # -- start ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_server_is_asked_has_no_limits_of_its_own():
+async def test_the_request_sets_no_limits_by_default():
     async with scripted() as (codex, server):
         options = {"cwd": "/somewhere", "env": {"A": "b", "HOME": None}, "sandbox": Sandbox.read_only}
         async with running(codex, server, ["git", "log"], **options) as (process, command):
@@ -84,13 +84,13 @@ async def test_what_the_server_is_asked_has_no_limits_of_its_own():
             await process.wait()
 
 
-async def test_a_command_line_is_no_list_of_arguments():
+async def test_a_command_line_in_place_of_a_list_is_rejected():
     async with scripted() as (codex, _):
         with pytest.raises(TypeError, match="expected a list of strings"):
             codex.exec("ls -l")
 
 
-async def test_a_refused_start_raises_and_runs_no_body():
+async def test_a_refused_start_raises_without_running_the_body():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -106,7 +106,7 @@ async def test_a_refused_start_raises_and_runs_no_body():
     assert server.unexpected() == []
 
 
-async def test_a_command_that_ends_before_it_is_known_to_run_is_as_good_as_any():
+async def test_a_command_may_end_before_its_start_is_confirmed():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -123,7 +123,7 @@ async def test_a_command_that_ends_before_it_is_known_to_run_is_as_good_as_any()
     assert server.unexpected() == []
 
 
-async def test_a_start_that_nobody_answers_is_bounded():
+async def test_an_unanswered_goal_start_times_out():
     config = CodexConfig(request_timeout=0.05)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
 
@@ -209,7 +209,7 @@ async def test_two_commands_are_distinguished():
         assert await one.wait() == 1
 
 
-async def test_output_of_a_command_that_is_gone_is_dropped():
+async def test_output_of_an_ended_command_is_dropped():
     async with scripted() as (codex, server):
         async with running(codex, server, ["a"]) as (process, command):
             await exit_with(command)
@@ -236,7 +236,7 @@ async def test_input_and_its_end_are_written():
         await process.wait()
 
 
-async def test_without_input_it_is_closed_at_the_start():
+async def test_without_input_stdin_is_closed_at_the_start():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -266,7 +266,7 @@ async def test_a_terminal_has_one_output_and_a_size():
         await process.wait()
 
 
-async def test_output_past_the_bound_breaks_its_stream_and_nothing_else():
+async def test_output_over_the_limit_breaks_only_its_stream():
     config = CodexConfig(event_buffer=EventBuffer(size=10))
     async with scripted(config) as (codex, server), running(codex, server, ["x"]) as (process, command):
         await output(server, command, b"x" * 8)
@@ -282,7 +282,7 @@ async def test_output_past_the_bound_breaks_its_stream_and_nothing_else():
         assert [piece async for piece in process.stderr] == [b"err"]
 
 
-async def test_output_that_cannot_be_read_is_not_passed_over():
+async def test_invalid_output_breaks_its_stream():
     async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
         await output(server, command, b"whole")
         await server.notify(
@@ -299,7 +299,7 @@ async def test_output_that_cannot_be_read_is_not_passed_over():
 # -- end -----------------------------------------------------------------------------------------------------------
 
 
-async def test_leaving_early_terminates_it_and_waits_for_the_proof():
+async def test_leaving_early_terminates_the_command_and_waits_for_its_end():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         left = trio.Event()
 
@@ -313,14 +313,14 @@ async def test_leaving_early_terminates_it_and_waits_for_the_proof():
         command = await accept(server)
         await (await server.expect("command/exec/terminate")).answer({})
         await trio.testing.wait_all_tasks_blocked()
-        assert not left.is_set(), "an accepted request proves nothing"
+        assert not left.is_set(), "an accepted request does not prove the end"
         await exit_with(command, 137)
         await left.wait()
     assert server.unexpected() == []
 
 
 @pytest.mark.parametrize("verb", ["terminate", "kill"])
-async def test_terminating_one_that_has_just_ended_is_no_error(verb):
+async def test_terminating_a_command_that_has_just_ended_is_not_an_error(verb):
     async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(getattr(process, verb))
@@ -363,7 +363,7 @@ async def test_exceptions_of_the_body_propagate_unchanged():
         await exit_with(command, 137)
 
 
-async def test_one_that_does_not_end_is_given_up_with_its_server():
+async def test_a_command_that_does_not_end_is_abandoned_with_its_server():
     config = CodexConfig(interrupt_grace=0.05)
     async with scripted(config, strict=False) as (codex, server):
         with pytest.raises(errors.ConnectionBroken, match="process-1"):
@@ -373,7 +373,7 @@ async def test_one_that_does_not_end_is_given_up_with_its_server():
             await codex.models()
 
 
-async def test_an_abandoned_one_is_reported_and_its_server_lives():
+async def test_an_abandoned_command_is_reported_and_its_server_survives():
     config = CodexConfig(interrupt_grace=0.05, on_stuck_turn="abandon")
     async with scripted(config, strict=False) as (codex, server):
         with pytest.raises(errors.RequestTimeout) as caught:

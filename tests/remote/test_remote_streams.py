@@ -1,4 +1,4 @@
-"""The streams of a remote process, without a process: the contracts of Trio's streams, and the bound."""
+"""The streams of a remote process, without a process: Trio's stream contracts, and their limit."""
 
 from base64 import b64decode
 
@@ -11,7 +11,7 @@ from trio_codex.errors import ConnectionBroken, InvalidRequestError, Subscriptio
 
 
 class Answered:
-    """A call that has its answer, or waits for it."""
+    """A call that is answered, or waits for its answer."""
 
     def __init__(self, error=None, gate=None):
         self.error = error
@@ -33,7 +33,7 @@ class Answered:
 
 
 async def loopback():
-    """A stdin whose process prints what it reads, until its output is closed."""
+    """A stdin whose process echoes its input until the output is closed."""
     output = RemoteOutput(1 << 20)
 
     async def begin(params):
@@ -49,12 +49,12 @@ async def loopback():
     return RemoteInput(begin), output
 
 
-async def test_they_are_streams_as_trio_wants_them():
+async def test_remote_streams_pass_trios_stream_tests():
     with trio.fail_after(10):
         await trio.testing.check_one_way_stream(loopback, None)
 
 
-async def test_what_was_buffered_is_given_before_the_error():
+async def test_buffered_output_is_returned_before_the_error():
     output = RemoteOutput(10)
     output.put(b"12345678")
     output.put(b"9ab")
@@ -67,7 +67,7 @@ async def test_what_was_buffered_is_given_before_the_error():
         assert (caught.value.__cause__.events, caught.value.__cause__.size) == (2, 11)
 
 
-async def test_reading_makes_room():
+async def test_reading_frees_space():
     output = RemoteOutput(4)
     for _ in range(10):
         output.put(b"1234")
@@ -84,7 +84,7 @@ async def test_the_first_end_counts():
     assert await output.receive_some() == b""
 
 
-async def test_closing_an_output_wakes_its_reader_and_drops_what_comes():
+async def test_closing_an_output_wakes_its_reader_and_drops_later_output():
     output = RemoteOutput(4)
     async with trio.open_nursery() as nursery:
 
@@ -100,7 +100,7 @@ async def test_closing_an_output_wakes_its_reader_and_drops_what_comes():
         await output.receive_some()
 
 
-async def test_long_input_goes_in_pieces():
+async def test_long_input_is_sent_in_chunks():
     pieces = []
 
     async def begin(params):
@@ -111,7 +111,7 @@ async def test_long_input_goes_in_pieces():
     assert pieces == [WRITE_BYTES, WRITE_BYTES, 1]
 
 
-async def test_the_end_of_the_process_fails_what_is_being_sent():
+async def test_the_end_of_the_process_fails_a_pending_send():
     call = Answered(gate=trio.Event())
 
     async def begin(_):
@@ -157,7 +157,7 @@ async def test_closing_an_input_wakes_its_sender():
     assert [*sent[0], *sent[1]] == ["deltaBase64", "closeStdin"]
 
 
-async def test_a_cancelled_send_gives_its_request_up():
+async def test_a_cancelled_send_abandons_its_request():
     call = Answered(gate=trio.Event())
 
     async def begin(_):

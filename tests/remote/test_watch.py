@@ -39,7 +39,7 @@ async def test_changes_of_several_watches_are_distinguished():
             break
 
 
-async def test_a_change_right_behind_the_answer_is_not_missed():
+async def test_a_change_right_after_the_response_is_not_missed():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/watch")
 
@@ -53,7 +53,7 @@ async def test_a_change_right_behind_the_answer_is_not_missed():
         await asked.answer({"path": "/a"})
 
 
-async def test_a_relative_path_is_taken_from_the_directory_of_the_server(tmp_path):
+async def test_a_relative_path_is_resolved_in_the_servers_directory(tmp_path):
     async with scripted(CodexConfig(cwd=tmp_path)) as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/watch")
 
@@ -67,7 +67,7 @@ async def test_a_relative_path_is_taken_from_the_directory_of_the_server(tmp_pat
         await asked.answer({"path": "/a"})
 
 
-async def test_leaving_stops_it_on_the_server():
+async def test_leaving_stops_the_watch_on_the_server():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/unwatch")
 
@@ -114,7 +114,7 @@ async def test_a_refused_watch_raises():
         await (await server.expect("fs/watch")).refuse("no")
 
 
-async def test_a_watch_that_begins_too_late_is_an_error_and_stopped(autojump_clock):
+async def test_a_watch_that_starts_too_late_raises_and_is_stopped(autojump_clock):
     config = CodexConfig(request_timeout=1)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/watch", "fs/unwatch")
@@ -134,7 +134,7 @@ async def test_a_watch_that_begins_too_late_is_an_error_and_stopped(autojump_clo
         await stopped.answer({})
 
 
-async def test_a_server_that_does_not_stop_it_holds_nobody_up(caplog):
+async def test_a_server_that_does_not_stop_a_watch_blocks_nothing(caplog):
     config = CodexConfig(request_timeout=0.05)
     async with scripted(config, strict=False) as (codex, server):
         server.take_over("fs/unwatch")
@@ -143,7 +143,7 @@ async def test_a_server_that_does_not_stop_it_holds_nobody_up(caplog):
     assert "watch-1" in caplog.text
 
 
-async def test_a_consumer_that_lags_is_notified_and_others_are_not_affected():
+async def test_a_lagging_consumer_is_notified_and_others_are_not_affected():
     async with (
         scripted(CodexConfig(event_buffer=EventBuffer(events=2))) as (codex, server),
         codex.watch("/a") as one,

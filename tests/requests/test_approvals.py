@@ -1,4 +1,4 @@
-"""Server requests that nobody decides on, and the decisions of policies: their wire format."""
+"""Wire format of decisions, and of denials when nobody decides."""
 
 import contextvars
 import logging
@@ -80,7 +80,7 @@ async def test_an_unknown_server_request_is_answered_by_the_callback_for_unknown
 
 
 @pytest.mark.parametrize("decision", [policies.decline("not here"), policies.cancel(), policies.abstain()])
-async def test_an_unknown_server_request_that_is_declined_is_a_method_that_was_not_found(decision):
+async def test_declining_an_unknown_server_request_answers_method_not_found(decision):
     async def answer(_):
         await trio.lowlevel.checkpoint()
         return decision
@@ -104,16 +104,16 @@ async def test_an_answer_to_an_unknown_request_must_be_a_json_object(decision, c
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
-async def test_a_request_that_does_not_fit_the_schema_is_denied_and_no_policy_is_asked():
+async def test_an_invalid_request_is_denied_without_asking_a_policy():
     async def never(_):
-        raise AssertionError("it must not be asked")
+        raise AssertionError("the policy must not be asked")
 
     async with scripted(policy=Policy(command=never)) as (_, server):
         await server.ask(0, "item/commandExecution/requestApproval", {"threadId": 5})
         assert await server.answer_to(0) == {"decision": "decline"}
 
 
-async def test_the_legacy_approvals_are_asked_and_answered_in_their_own_shape():
+async def test_legacy_approvals_are_answered_in_their_own_format():
     asked = []
 
     async def decide(request):
@@ -135,7 +135,7 @@ async def test_the_legacy_approvals_are_asked_and_answered_in_their_own_shape():
 @pytest.mark.parametrize(
     ("policy", "answer"), [(policies.accept_all, "accept"), (policies.decline_all, "decline")]
 )
-async def test_the_ready_made_policies_decide_without_a_warning(policy, answer, caplog):
+async def test_built_in_policies_decide_without_a_warning(policy, answer, caplog):
     async with scripted(policy=policy) as (_, server):
         question = {"threadId": "t", "turnId": "u", "itemId": "i", "startedAtMs": 0}
         await server.ask(0, "item/fileChange/requestApproval", question)
@@ -143,7 +143,7 @@ async def test_the_ready_made_policies_decide_without_a_warning(policy, answer, 
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_failing_policy_without_a_turn_of_ours_denies_is_logged_and_ends_nothing(caplog):
+async def test_a_failing_policy_outside_a_turn_denies_is_logged_and_ends_nothing(caplog):
     async def fail(_):
         raise RuntimeError("boom")
 
@@ -156,7 +156,7 @@ async def test_a_failing_policy_without_a_turn_of_ours_denies_is_logged_and_ends
     assert ["boom" in record.getMessage() for record in caplog.records] == [True]
 
 
-async def test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order():
+async def test_fifty_pending_approvals_block_nothing_and_are_answered_in_any_order():
     gates = {}
 
     async def park(request):
@@ -179,7 +179,7 @@ async def test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_or
         assert len(server.answers) == 50
 
 
-async def test_a_policy_that_the_settings_bypass_is_warned_about_once(caplog):
+async def test_a_policy_that_the_settings_bypass_warns_once(caplog):
     async with scripted(policy=policies.decline_all) as (codex, server):
         server.give("thread/start", {**server._defaults["thread/start"], "approvalPolicy": "never"})
         await codex.thread_start()
@@ -187,7 +187,7 @@ async def test_a_policy_that_the_settings_bypass_is_warned_about_once(caplog):
     assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]
 
 
-async def test_a_policy_that_is_asked_whatever_the_settings_say_is_not_warned_about(caplog):
+async def test_a_policy_that_is_asked_regardless_of_the_settings_does_not_warn(caplog):
     policy = Policy(user_input=policies.decline_all.user_input, tool_call=policies.decline_all.tool_call)
     async with scripted(policy=policy) as (codex, server):
         server.give("thread/start", {**server._defaults["thread/start"], "approvalPolicy": "never"})
@@ -197,7 +197,8 @@ async def test_a_policy_that_is_asked_whatever_the_settings_say_is_not_warned_ab
     assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]
 
 
-# -- what the real server cannot be brought to send ----------------------------------------------------------------
+# -- requests that the real server cannot be made to send
+# ----------------------------------------------------------------
 
 ELICITATION = {"threadId": "thread-1", "turnId": None, "serverName": "held"}
 
@@ -248,7 +249,7 @@ ELICITATION = {"threadId": "thread-1", "turnId": None, "serverName": "held"}
         ),
     ],
 )
-async def test_a_value_that_only_the_application_knows_is_provided_under_any_id(
+async def test_a_callback_provides_application_values_under_any_request_id(
     method, params, question, decision, answer
 ):
     asked = []
@@ -267,7 +268,7 @@ async def test_a_value_that_only_the_application_knows_is_provided_under_any_id(
         assert [record.id for record in codex.decisions] == [0, "0", "", -1, 2**53, "ü"]
 
 
-async def test_the_clock_of_this_machine_reports_whole_seconds():
+async def test_the_system_clock_policy_reports_whole_seconds():
     async with scripted(policy=policies.system_clock) as (_, server):
         before = int(time.time())
         await server.ask(0, "currentTime/read", {"threadId": "of nobody"})
@@ -276,7 +277,7 @@ async def test_the_clock_of_this_machine_reports_whole_seconds():
 
 
 @pytest.mark.parametrize("request_id", [99, "0", "x", -1, None, 0.0, True, [], {}, 2**70])
-async def test_the_withdrawal_of_what_is_not_open_changes_nothing(request_id):
+async def test_withdrawing_a_request_that_is_not_open_has_no_effect(request_id):
     gate = trio.Event()
 
     async def decide(_):
@@ -296,7 +297,7 @@ async def test_the_withdrawal_of_what_is_not_open_changes_nothing(request_id):
 # -- turns ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_policy_of_a_turn_is_gone_with_it():
+async def test_the_policy_of_a_turn_ends_with_it():
     async def accept(_):
         await trio.lowlevel.checkpoint()
         return policies.accept()
@@ -316,7 +317,7 @@ async def test_the_policy_of_a_turn_is_gone_with_it():
 variable = contextvars.ContextVar("variable", default="nowhere")
 
 
-async def test_a_callback_sees_the_context_of_the_turn_that_asks():
+async def test_a_callback_runs_in_the_context_of_its_turn():
     seen = []
 
     async def look(request):
@@ -332,11 +333,11 @@ async def test_a_callback_sees_the_context_of_the_turn_that_asks():
         thread = await codex.thread_start()
         nursery.start_soon(run, thread)
         await server.accept_turn()
-        await server.ask(0, COMMAND, {**ASKED, "itemId": "of the turn"})
-        await server.ask(1, COMMAND, {**ASKED, "itemId": "of no turn", "threadId": "of nobody"})
+        await server.ask(0, COMMAND, {**ASKED, "itemId": "in the turn"})
+        await server.ask(1, COMMAND, {**ASKED, "itemId": "outside a turn", "threadId": "of nobody"})
         await server.answer_to(1)
         await server.end_turn()
-    assert sorted(seen) == [("of no turn", "nowhere"), ("of the turn", "the turn")]
+    assert sorted(seen) == [("in the turn", "the turn"), ("outside a turn", "nowhere")]
 
 
 CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
@@ -344,7 +345,7 @@ CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "loo
 
 @pytest.mark.parametrize("how", ["alone", "in a group", "in a mixed group"])
 @pytest.mark.parametrize("ending", ["withdrawn", "left"])
-async def test_a_tool_that_fails_while_it_is_cancelled_fails_no_turn(how, ending, caplog):
+async def test_a_tool_that_fails_while_cancelled_does_not_fail_its_turn(how, ending, caplog):
     async def fail(_):
         async with trio.open_nursery() as nursery:
             if how == "in a mixed group":
@@ -376,7 +377,7 @@ async def test_a_tool_that_fails_while_it_is_cancelled_fails_no_turn(how, ending
 
 
 @pytest.mark.parametrize("ending", ["withdrawn", "left"])
-async def test_a_policy_that_fails_in_a_mixed_group_while_it_is_cancelled_fails_its_turn(ending):
+async def test_a_policy_that_raises_a_mixed_group_while_cancelled_fails_its_turn(ending):
     async def fail(_):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -410,7 +411,7 @@ async def test_a_policy_that_fails_in_a_mixed_group_while_it_is_cancelled_fails_
     assert (record.outcome, record.decision) == ("withdrawn", None)
     assert record.reason == "ValueError: in cleanup"
     if ending == "left":
-        assert scope.cancelled_caught, "who cancelled the turn gets that, and the audit keeps the failure"
+        assert scope.cancelled_caught, "the caller sees the cancellation, and the audit records the failure"
     else:
         [failure] = failures
         assert [str(exc) for exc in failure.__cause__.exceptions] == ["in cleanup"]

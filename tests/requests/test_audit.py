@@ -1,4 +1,4 @@
-"""The records of decisions: exactly one for each server request, and for each review by the server."""
+"""Decision records: exactly one for each server request and for each review by the server."""
 
 import logging
 from contextlib import asynccontextmanager, suppress
@@ -60,7 +60,7 @@ async def open_turn(codex, server, *, thread_policy=None, **options):
             await turn.wait()
 
 
-async def test_a_decision_of_a_policy_is_recorded_with_what_was_asked_and_how_long_it_took(autojump_clock):
+async def test_a_decision_is_recorded_with_its_request_and_duration(autojump_clock):
     async def decide(_):
         await trio.sleep(30)
         return policies.Accept("session", rule="only rm")
@@ -115,7 +115,7 @@ async def test_a_request_falls_through_to_the_policy_that_decides(
         assert await server.answer_to(0) == {"decision": answer}
         (record,) = codex.decisions
         assert (record.decided_by, record.policy, record.outcome) == (decided_by, name, "answered")
-    assert len(caplog.records) == (decided_by == "default"), "a denial by default is warned about, once"
+    assert len(caplog.records) == (decided_by == "default"), "a denial by default warns once"
 
 
 async def test_a_refusal_is_recorded_with_its_reason():
@@ -138,7 +138,7 @@ async def test_a_refusal_is_recorded_with_its_reason():
         (COMMAND, ASKED, "no policy of this client handles it"),
     ],
 )
-async def test_a_denial_that_nobody_decided_on_is_recorded_with_its_reason(method, params, reason):
+async def test_a_default_denial_is_recorded_with_its_reason(method, params, reason):
     async with scripted() as (codex, server):
         await server.ask(0, method, params)
         await server.answer_to(0)
@@ -187,7 +187,7 @@ async def give_nonsense(_):
         (give_nonsense, "the policy returned int, which is not a decision for this request"),
     ],
 )
-async def test_a_failed_tool_is_an_answer_and_its_turn_continues(fail, told, caplog):
+async def test_a_failed_tool_is_answered_and_its_turn_continues(fail, told, caplog):
 
     call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
     async with scripted(Policy(tool_call=fail)) as (codex, server), open_turn(codex, server):
@@ -211,10 +211,8 @@ async def raise_surrogate(_):
     ],
     ids=["result", "reason", "error"],
 )
-async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn_continues(
-    decide, told, caplog
-):
-    # The text of the error is in the log, and the workers of the test run cannot transmit it, either.
+async def test_surrogates_in_a_tool_result_are_escaped_and_the_turn_continues(decide, told, caplog):
+    # The error's text is in the log, which pytest-xdist could not transmit.
     caplog.set_level(logging.CRITICAL, "trio_codex")
     call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
     async with scripted(Policy(tool_call=decide)) as (codex, server), open_turn(codex, server):
@@ -224,7 +222,7 @@ async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn
 
 
 @pytest.mark.parametrize("how", ["withdrawn", "left", "disconnected"])
-async def test_what_was_not_answered_is_recorded_with_the_reason(how):
+async def test_an_unanswered_request_is_recorded_with_the_reason(how):
     async def park(_):
         await trio.sleep_forever()
 
@@ -260,7 +258,7 @@ async def test_what_was_not_answered_is_recorded_with_the_reason(how):
         assert server.answers == {}
 
 
-async def test_a_decision_after_the_withdrawal_does_not_count():
+async def test_a_decision_after_the_withdrawal_is_ignored():
     async def decide_too_late(_):
         with suppress(trio.Cancelled):
             await trio.sleep_forever()
@@ -292,7 +290,7 @@ async def test_an_unanswered_request_of_a_cancelled_client_is_recorded_as_such()
 # -- the server's own reviews --------------------------------------------------------------------------------------
 
 
-async def test_a_review_of_the_server_is_one_record():
+async def test_a_review_by_the_server_makes_one_record():
     async with scripted() as (codex, server):
         await server.notify("item/autoApprovalReview/started", REVIEW)
         await wait_all_tasks_blocked()
@@ -309,7 +307,7 @@ async def test_a_review_of_the_server_is_one_record():
         assert len(codex.decisions) == 1
 
 
-async def test_a_review_whose_start_was_not_seen_is_recorded_all_the_same():
+async def test_a_review_whose_start_was_not_seen_is_still_recorded():
     async with scripted() as (codex, server):
         await server.notify("item/autoApprovalReview/completed", APPROVED)
         await wait_all_tasks_blocked()
@@ -317,7 +315,7 @@ async def test_a_review_whose_start_was_not_seen_is_recorded_all_the_same():
 
 
 @pytest.mark.parametrize("params", [None, {}, {"reviewId": 5}, [1]])
-async def test_a_review_that_cannot_be_read_is_no_record_and_harms_nothing(params):
+async def test_an_invalid_review_is_not_recorded_and_harms_nothing(params):
     async with scripted() as (codex, server):
         await server.notify("item/autoApprovalReview/completed", params)
         server.give("model/list", {"data": []})
@@ -325,7 +323,7 @@ async def test_a_review_that_cannot_be_read_is_no_record_and_harms_nothing(param
         assert codex.decisions == ()
 
 
-async def test_a_review_under_way_when_the_connection_ends_is_withdrawn():
+async def test_a_review_in_progress_when_the_connection_ends_is_withdrawn():
     async with scripted() as (codex, server):
         await server.notify("item/autoApprovalReview/started", REVIEW)
         await wait_all_tasks_blocked()
@@ -338,7 +336,7 @@ async def test_a_review_under_way_when_the_connection_ends_is_withdrawn():
 # -- bounds --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_latest_records_are_kept():
+async def test_only_the_latest_records_are_kept():
     async with scripted(policies.decline_all) as (codex, server):
         for number in range(DECISIONS_KEPT + 3):
             await server.ask(number, COMMAND, ASKED)
@@ -346,7 +344,7 @@ async def test_the_latest_records_are_kept():
         assert [record.id for record in codex.decisions] == list(range(3, DECISIONS_KEPT + 3))
 
 
-async def test_reviews_that_never_complete_are_let_go():
+async def test_reviews_that_never_complete_are_dropped():
     async with scripted() as (codex, server):
         for number in range(REVIEWS_KEPT + 1):
             await server.notify("item/autoApprovalReview/started", {**REVIEW, "reviewId": str(number)})
@@ -409,7 +407,7 @@ async def complete_a_large_review(server, number):
         complete_a_large_review,
     ],
 )
-async def test_the_records_that_are_kept_are_bounded_in_bytes(happen, monkeypatch):
+async def test_kept_records_are_bounded_in_bytes(happen, monkeypatch):
     monkeypatch.setattr(_audit, "DECISIONS_BYTES", 5 * LARGE)
     with trio.fail_after(10):
         async with (
@@ -425,7 +423,7 @@ async def test_the_records_that_are_kept_are_bounded_in_bytes(happen, monkeypatc
     assert 1 < len(kept) < 5
 
 
-async def test_a_record_that_is_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
+async def test_a_record_larger_than_the_bound_is_kept_until_the_next_one(monkeypatch):
     monkeypatch.setattr(_audit, "DECISIONS_BYTES", LARGE // 2)
     async with scripted(policies.decline_all) as (codex, server):
         for number in range(3):
@@ -434,7 +432,7 @@ async def test_a_record_that_is_larger_than_the_bound_is_kept_until_the_next(mon
             assert [record.id for record in codex.decisions] == [number]
 
 
-async def test_an_instrument_gets_the_records_that_are_not_kept(monkeypatch):
+async def test_an_instrument_receives_records_that_are_not_kept(monkeypatch):
     monkeypatch.setattr(_audit, "DECISIONS_BYTES", 0)
     told = []
 
@@ -462,7 +460,7 @@ async def test_reviews_that_never_complete_are_bounded_in_bytes(monkeypatch):
         assert [record.id for record in codex.decisions] == ["0", "1", "2"]
 
 
-async def test_a_decision_that_contains_itself_is_an_error_of_its_policy_and_holds_up_nothing():
+async def test_a_decision_that_contains_itself_is_a_policy_error_and_blocks_nothing():
     content = {"name": []}
     content["name"].append(content)
     with trio.fail_after(10):

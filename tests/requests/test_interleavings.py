@@ -1,7 +1,8 @@
-"""Any interleaving of events around server requests: at most one answer and one record each, and nothing left.
+"""Random interleavings of events around server requests: at most one answer and one record each, no leftovers.
 
-An example is a list of actions, which one Trio run carries out, each with what follows it: nothing, so that it races the next
-one; a ``flush`` of what the server has said meanwhile, which arrives in one chunk; or rest, by ``settle``.
+An example is a list of actions that one Trio run performs. After each action comes nothing, so that it races the next
+one; a ``flush``, which delivers the server's pending messages in one chunk; or ``settle``, which waits until all
+tasks are blocked.
 """
 
 from contextlib import suppress
@@ -53,7 +54,7 @@ METHODS = {
         {"accessToken": "secret", "chatgptAccountId": "a", "chatgptPlanType": None},
     ),
 }
-"""One of every sort: whose refusal interrupts by itself, and whose does not; who fails no turn, and who is of none."""
+"""One method of every kind: refusals that interrupt and that do not, failures without a turn to fail."""
 
 threads = st.sampled_from([*THREADS, "of nobody"])
 numbers = st.integers(0, 100)
@@ -71,18 +72,18 @@ scripts = st.lists(
     min_size=10,
     max_size=40,
 )
-"""The possible actions; the numbers choose one of the open requests."""
+"""The possible actions. Numbers select one of the open requests."""
 
 
 @attrs.define(eq=False)
 class Ask:
-    """One request of the server.
+    """A request from the server.
 
     Attributes:
-        when_cancelled: What its callback does when it is cancelled: it obeys, or decides all the same, or fails.
-        let_happen: Whether a callback said that it may happen.
-        gone: Whether the server withdrew it, and has told the client.
-        replies: What the client answered.
+        when_cancelled: What its callback does when cancelled: end, decide anyway, or fail.
+        let_happen: Whether a callback allowed it.
+        gone: Whether the server withdrew it and notified the client.
+        replies: The client's answers.
     """
 
     id: int | str
@@ -104,7 +105,7 @@ class Gate:
 
 
 class Machine:
-    """Performs the actions, and records what happened."""
+    """Performs the actions, and records the outcome."""
 
     def __init__(self, codex, server, nursery):
         self.codex, self.server, self.nursery = codex, server, nursery
@@ -143,7 +144,7 @@ class Machine:
     # -- the server ------------------------------------------------------------------------------------------------
 
     async def serve(self):
-        """Do what the client requests: start turns, and end interrupted ones."""
+        """Handle the client's requests: start turns, and end interrupted ones."""
         with self.serving, suppress(trio.BrokenResourceError):
             while True:
                 asked = await self.server.expect_any()
@@ -171,7 +172,7 @@ class Machine:
         return [ask for ask in self.asks if not (ask.replies or ask.withdrawn)]
 
     def free_id(self):
-        """Return an id that neither side confuses with another."""
+        """Return an id that is not in use on either side."""
         taken = {ask.id for ask in self.asks if not (ask.replies or ask.gone)}
         return next(free for free in (0, "0", 1, "", *range(2, 100)) if free not in taken)
 
@@ -275,7 +276,8 @@ class Machine:
         except (errors.ConnectionBroken, errors.ConnectionClosed):
             await trio.lowlevel.checkpoint()
 
-    # -- the whole -------------------------------------------------------------------------------------------------
+    # -- running an example
+    # -------------------------------------------------------------------------------------------------
 
     async def finish(self, ending):
         """End the client in one of the possible ways."""
@@ -347,11 +349,11 @@ def check(machine, ending):
 
 
 def key_of(request):
-    """Return the key of a request, from the member that its method has for it."""
+    """Return the key of a request from the member that its method uses."""
     members = ("item_id", "call_id", "previous_account_id")
     return next(key for member in members if (key := getattr(request, member, None)) is not None)
 
 
 @given(scripts, st.sampled_from(["close", "close at once", "leave", "disconnect"]))
-def test_whatever_happens_a_request_gets_one_answer_at_most_and_one_record(script, ending):
+def test_in_any_interleaving_a_request_gets_at_most_one_answer_and_one_record(script, ending):
     trio.run(interpret, script, ending)

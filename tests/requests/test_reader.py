@@ -1,4 +1,4 @@
-"""Code of the host that runs on the reader, such as a log handler, cannot end a session."""
+"""User code that runs in the reader, such as a log handler, cannot end a session."""
 
 import logging
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ COMMAND = "item/commandExecution/requestApproval"
 
 
 class Raising(logging.Handler):
-    """A log handler of the host that always fails."""
+    """A log handler that always fails."""
 
     def __init__(self):
         super().__init__()
@@ -22,12 +22,12 @@ class Raising(logging.Handler):
 
     def emit(self, record):
         self.messages.append(record.getMessage())
-        raise RuntimeError("called outside of its event loop")
+        raise RuntimeError("called outside its event loop")
 
 
 @pytest.fixture
 def handler(monkeypatch):
-    """A handler that raises for every record of the client, at every level."""
+    """Install a handler that raises for every log record of the client."""
     handler, logger = Raising(), logging.getLogger("trio_codex")
     monkeypatch.setattr(logger, "handlers", [handler])
     monkeypatch.setattr(logger, "level", logging.DEBUG)
@@ -103,17 +103,17 @@ async def scripted(**options):
     "happen",
     [ask_nobody, ask_the_unknown, ask_the_unreadable, call_a_tool, send_junk, tell_an_instrument],
 )
-async def test_a_log_handler_that_raises_ends_no_session(handler, happen, capsys):
+async def test_a_log_handler_that_raises_does_not_end_the_session(handler, happen, capsys):
     async with scripted(tools=[fail], instruments=[Broken()]) as (codex, server):
         await codex.thread_start()
         handler.messages.clear()
         await happen(server)
         await codex.thread_start()
         assert handler.messages
-    assert "called outside of its event loop" in capsys.readouterr().err
+    assert "called outside its event loop" in capsys.readouterr().err
 
 
-async def test_an_exception_of_a_tool_that_has_no_text_ends_no_session():
+async def test_a_tool_exception_without_a_text_does_not_end_the_session():
     async with scripted(tools=[fail_without_text]) as (codex, server):
         await codex.thread_start()
         await server.ask(1, "item/tool/call", tool="fail_without_text", arguments={})
@@ -121,7 +121,7 @@ async def test_an_exception_of_a_tool_that_has_no_text_ends_no_session():
         await codex.thread_start()
 
 
-async def test_an_exception_of_a_policy_that_has_no_text_fails_that_request_only():
+async def test_a_policy_exception_without_a_text_fails_only_its_request():
     async def decide(_):
         await trio.lowlevel.checkpoint()
         await fail_without_text.function()
@@ -133,7 +133,7 @@ async def test_an_exception_of_a_policy_that_has_no_text_fails_that_request_only
         await codex.thread_start()
 
 
-async def test_a_log_handler_that_raises_changes_no_decision_of_a_logged_policy(handler):
+async def test_a_log_handler_that_raises_does_not_change_a_logged_decision(handler):
     async def allow(_):
         await trio.lowlevel.checkpoint()
         return abstain()

@@ -1,4 +1,4 @@
-"""The table of server requests: it is complete, and everything on the wire matches the schema."""
+"""The table of server requests is complete, and everything on the wire matches the schema."""
 
 from functools import cache
 from typing import get_args
@@ -149,7 +149,7 @@ ANSWERED = {
         "CANCEL": {"code": -32000, "message": "declined by the client"},
     },
 }
-"""The wire format of each decision; a decision that a kind does not list is invalid for it."""
+"""The wire format of each decision. Decisions that a kind does not list are invalid for it."""
 
 DECISIONS = {
     "ONCE": ONCE, "SESSION": SESSION, "ALWAYS": ALWAYS, "AMENDED": AMENDED, "HOST": HOST, "FILLED": FILLED,
@@ -174,13 +174,13 @@ def test_every_server_request_of_the_schema_is_in_the_table():
     assert set(KINDS) == set(SERVER_REQUESTS) == set(ASKED) == set(ANSWERED)
 
 
-def test_every_kind_has_a_callback_and_every_callback_a_kind():
+def test_kinds_and_callbacks_correspond():
     assert {kind.callback for kind in KINDS.values()} == {
         name for name in Policy.__annotations__ if name not in ("name", "unknown")
     }
 
 
-def test_what_has_no_denial_in_the_protocol_gets_an_error():
+def test_a_request_without_a_denial_in_the_protocol_is_answered_with_an_error():
     assert {method for method, kind in KINDS.items() if kind.denial.error} == {
         "account/chatgptAuthTokens/refresh",
         "attestation/generate",
@@ -195,7 +195,7 @@ def test_every_denial_fits_the_schema_of_its_response(method):
 
 @pytest.mark.parametrize("decision", DECISIONS)
 @pytest.mark.parametrize("method", KINDS)
-def test_every_decision_goes_over_the_wire_as_the_schema_wants_it_or_is_none(method, decision):
+def test_every_decision_matches_the_schema_or_is_rejected(method, decision):
     question, expected = question_of(method), ANSWERED[method].get(decision)
     try:
         answer = KINDS[method].answer(question, DECISIONS[decision])
@@ -209,7 +209,7 @@ def test_every_decision_goes_over_the_wire_as_the_schema_wants_it_or_is_none(met
 @pytest.mark.parametrize("method", KINDS)
 @settings(max_examples=settings.default.max_examples // 4)
 @given(st.data())
-def test_every_request_that_fits_the_schema_becomes_a_question_that_can_be_declined(method, data):
+def test_every_valid_request_can_be_parsed_and_declined(method, data):
     params = data.draw(values_of(getattr(wire, SERVER_REQUESTS[method].params)))
     question = KINDS[method].ask(params, RequestContext())
     assert question.params is params
@@ -245,16 +245,16 @@ APPROVAL = {
         ({**FORM, "_meta": "text"}, policies.FormElicitation),
     ],
 )
-def test_the_kinds_of_elicitations_are_distinguished(params, type_):
+def test_kinds_of_elicitations_are_distinguished(params, type_):
     assert type(question_of(ELICIT, params)) is type_
 
 
-def test_an_elicitation_of_an_unknown_mode_is_no_question():
+def test_an_elicitation_with_an_unknown_mode_is_invalid():
     with pytest.raises(DecodeError, match="unknown mode 'dance'"):
         question_of(ELICIT, {**FORM, "mode": "dance"})
 
 
-def test_the_approval_of_an_mcp_tool_says_what_would_be_called_and_for_how_long():
+def test_an_mcp_tool_approval_has_the_call_and_the_offered_scopes():
     request = question_of(ELICIT, APPROVAL)
     assert (request.tool_title, request.tool_description, request.arguments) == ("Plain", "does", {"x": 1})
     assert request.scopes == ("session", "always")
@@ -268,20 +268,20 @@ def test_the_approval_of_an_mcp_tool_says_what_would_be_called_and_for_how_long(
         (ALWAYS, {"action": "accept", "content": {}, "_meta": {"persist": "always"}}),
     ],
 )
-def test_the_scope_of_an_approved_mcp_tool_is_in_its_meta(decision, result):
+def test_the_scope_of_an_mcp_tool_approval_is_sent_as_meta(decision, result):
     answer = KINDS[ELICIT].answer(question_of(ELICIT, APPROVAL), decision)
     assert answer.result == result
     schema_of(SERVER_REQUESTS[ELICIT].response).validate(result)
 
 
 @pytest.mark.parametrize("offered", [None, [], "session", ["session"]])
-def test_a_scope_that_was_not_offered_is_no_decision(offered):
+def test_a_scope_that_was_not_offered_is_invalid(offered):
     request = question_of(ELICIT, {**FORM, "_meta": {**TOOL_APPROVAL, "persist": offered}})
     with pytest.raises(PolicyError, match="'always' was not offered"):
         KINDS[ELICIT].answer(request, ALWAYS)
 
 
-def test_a_form_is_accepted_with_its_content_alone_and_a_link_without():
+def test_a_form_is_accepted_only_with_content_and_a_link_only_without():
     with pytest.raises(PolicyError, match="needs its content"):
         KINDS[ELICIT].answer(question_of(ELICIT, FORM), ONCE)
     assert KINDS[ELICIT].answer(question_of(ELICIT, URL), ONCE).result == {"action": "accept"}
@@ -290,16 +290,16 @@ def test_a_form_is_accepted_with_its_content_alone_and_a_link_without():
     assert proof.result == {"action": "accept", "content": {"ok": True}}
 
 
-# -- questions and what they show ----------------------------------------------------------------------------------
+# -- the content of requests ----------------------------------------------------------------------------------
 
 
-def test_an_answer_to_a_question_that_was_not_asked_is_no_decision():
+def test_an_answer_to_an_unasked_question_is_invalid():
     request = question_of("item/tool/requestUserInput")
     with pytest.raises(PolicyError, match="unknown question id 'size'"):
         KINDS["item/tool/requestUserInput"].answer(request, policies.answers({"size": ["L", "XL"]}))
 
 
-def test_a_command_shows_what_the_server_proposes():
+def test_a_command_request_has_the_servers_proposals():
     request = question_of(
         "item/commandExecution/requestApproval",
         {
@@ -319,36 +319,36 @@ def test_a_command_shows_what_the_server_proposes():
 
 
 @pytest.mark.parametrize("command", [None, "echo 'unclosed"])
-def test_a_command_that_cannot_be_split_has_no_arguments(command):
+def test_a_command_that_cannot_be_parsed_has_no_arguments(command):
     request = question_of("item/commandExecution/requestApproval", {**COMMAND, "command": command})
     assert request.argv is None
 
 
-def test_secrets_are_in_no_repr():
+def test_reprs_contain_no_secrets():
     shown = repr([TOKENS, ATTESTATION, FILLED, ANSWERS, question_of("item/commandExecution/requestApproval")])
     assert not [secret for secret in ("secret", "ok", "Blue", "ls") if f"'{secret}'" in shown]
 
 
-def test_a_rule_is_no_part_of_what_was_decided():
+def test_the_rule_is_not_part_of_a_decisions_equality():
     assert policies.Accept(rule="a rule") == policies.accept()
 
 
 @cache
 def bundle():
-    """The schema, with what only older servers have. References to either of its levels find the same."""
+    """Return the schema with the parts that only older servers have. References to both levels resolve."""
     definitions = schema.load().definitions.raw
     return {**definitions, "v2": definitions}
 
 
 @cache
 def schema_of(name):
-    # Not `jsonschema.validate`: that checks the whole bundle first, each time.
+    # `jsonschema.validate` would check the whole bundle each time.
     return jsonschema.Draft7Validator({"$ref": f"#/definitions/{name}", "definitions": bundle()})
 
 
 @pytest.mark.parametrize("unreadable", [{"path": "/etc/passwd"}, 5, None])
-def test_of_changes_that_are_not_all_readable_none_is_shown(unreadable):
-    """A policy that accepts what it sees must not accept what it does not see."""
+def test_if_one_change_is_unreadable_no_changes_are_shown(unreadable):
+    """A policy must not accept changes that it cannot see."""
     kind = KINDS["item/fileChange/requestApproval"]
     params = _convert.decode_server_request("item/fileChange/requestApproval", COMMAND)
     readable = {"path": "/w/a", "kind": {"type": "add"}, "diff": ""}

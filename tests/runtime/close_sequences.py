@@ -1,4 +1,4 @@
-"""Close sequences that record that they ran, and errors that leave a nursery as themselves."""
+"""Close sequences that record that they ran, and checks that errors leave a nursery unchanged."""
 
 import pickle
 
@@ -28,7 +28,7 @@ def contexts(error):
 
 
 def assert_transparent(error):
-    """No group got into the chain of contexts, and it can be pickled."""
+    """Check that the chain of contexts contains no group, and that the error can be pickled."""
     assert not any(isinstance(link, BaseExceptionGroup) for link in contexts(error.__context__))
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
@@ -41,7 +41,7 @@ async def crash(error):
 
 
 class FineError(Exception):
-    """The body's own."""
+    """An error raised by the body."""
 
 
 BODY_ERRORS = {

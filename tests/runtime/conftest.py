@@ -1,4 +1,4 @@
-"""The kinds of server processes, and what a program may do beside its client: fork."""
+"""Fixtures for both kinds of server processes, and for forked copies of the program."""
 
 import contextlib
 import functools
@@ -16,9 +16,9 @@ from trio_codex._process.spawn import spawn_server
 
 @contextlib.contextmanager
 def _forked_copy(do=None):
-    """A forked copy of this process, which holds all of its descriptors and does ``do`` first.
+    """A forked copy of this process, which holds all of its descriptors and first calls ``do``.
 
-    Yields a function that waits until that is done.
+    Yields a function that waits until ``do`` has returned.
     """
     done, tell = os.pipe()
     pid = os.fork()
@@ -47,7 +47,7 @@ def forked_copy():
 
 @pytest.fixture(params=[True, False], ids=["guarded", "group"])
 def spawn(request, monkeypatch):
-    """Both kinds of process; other systems use the second."""
+    """Both kinds of process: with a guard, and without one, as on other systems."""
     if not request.param:
         monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     return functools.partial(spawn_server, env=ENV, guarded=request.param)
@@ -62,9 +62,9 @@ def run(request, monkeypatch):
 
 @pytest.fixture
 def no_leaks():
-    """Nothing of the server is left in this process; for the guarded process, which has no threads."""
+    """Check that nothing of a guarded server, which needs no threads, is left in this process."""
     gc.collect()
-    gc.freeze()  # the second collection is only about what the test made
+    gc.freeze()  # the second collection covers only objects made by the test
     with nothing_left():
         yield
         gc.collect()

@@ -1,4 +1,4 @@
-"""A connection over a memory stream, and the scripted peer at its other end."""
+"""A connection over a memory stream with a scripted peer."""
 
 import json
 from contextlib import asynccontextmanager
@@ -42,7 +42,7 @@ class StubReceiver:
 
 
 class Peer:
-    """The other end."""
+    """The peer of the connection."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -53,7 +53,7 @@ class Peer:
         await self.stream.send_all(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
     async def requests(self, count):
-        """The next ``count`` lines, decoded."""
+        """Return the next ``count`` lines, decoded."""
         with fail_soon():
             while len(self.lines) < count:
                 chunk = await self.stream.receive_some()
@@ -68,7 +68,7 @@ class Peer:
         return request
 
     async def assert_silent(self):
-        """Nothing more comes."""
+        """Check that the client sends nothing more."""
         got = []
         async with trio.open_nursery() as nursery:
 
@@ -85,7 +85,7 @@ class Peer:
 
 
 def fail_soon():
-    """A bound of every wait; far away on a clock that jumps, where the request timeout is 120 s."""
+    """Timeout of every wait. It exceeds the request timeout of 120 s, because a mock clock jumps that far."""
     return trio.fail_after(5 if trio.lowlevel.current_clock().__class__ is not MockClock else 10_000)
 
 
@@ -98,7 +98,7 @@ class Bench:
         self.outcomes = {}
 
     async def call(self, name, request_class="window", params=None):
-        """Request ``name`` and keep the outcome under it."""
+        """Send the request ``name``, and record its outcome."""
         try:
             self.outcomes[name] = json.loads(
                 bytes(await self.connection.calls.request(name, params, request_class))
@@ -112,7 +112,7 @@ async def explain(reason):
 
 
 class Channel(LineChannel):
-    """A channel whose diagnosis the test chooses."""
+    """A channel whose diagnosis is set by the test."""
 
     def __init__(self, stream, max_message_bytes, diagnose):
         super().__init__(stream, stream, max_message_bytes)

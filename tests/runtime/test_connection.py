@@ -39,7 +39,7 @@ async def test_a_request_is_answered_with_the_raw_result():
         assert bench.connection.calls.in_flight == 0
 
 
-async def test_answers_may_come_in_any_order_and_any_cuts():
+async def test_responses_may_arrive_in_any_order_and_any_chunks():
     async with connected() as bench, trio.open_nursery() as nursery:
         for name in "abcde":
             nursery.start_soon(bench.call, name)
@@ -55,7 +55,7 @@ async def test_answers_may_come_in_any_order_and_any_cuts():
         assert bench.outcomes == {name: name for name in "abcde"}
 
 
-async def test_a_refusal_fails_its_request_and_only_that():
+async def test_an_error_response_fails_only_its_request():
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         nursery.start_soon(bench.call, "b")
@@ -78,7 +78,7 @@ async def test_an_answer_with_a_result_and_an_error_fails_its_request():
         assert type(bench.outcomes["a"]) is InvalidMessage
 
 
-async def test_an_answer_beyond_the_bound_fails_its_request_and_the_connection_lives():
+async def test_an_overlong_response_fails_its_request_and_the_connection_survives():
     async with connected(max_line_bytes=5000) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "fs/readFile")
         await bench.peer.answer(await bench.peer.request(), result="x" * 6000)
@@ -94,7 +94,7 @@ async def test_an_answer_beyond_the_bound_fails_its_request_and_the_connection_l
         assert bench.connection.close_reason is None
 
 
-async def test_what_is_not_json_is_refused_and_takes_no_place_in_the_window():
+async def test_params_that_are_not_json_are_refused_and_use_no_window():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         for _ in range(3):
             with pytest.raises(LocalProtocolError):
@@ -105,27 +105,27 @@ async def test_what_is_not_json_is_refused_and_takes_no_place_in_the_window():
         assert bench.outcomes["next"] is None
 
 
-async def test_whatever_cannot_be_sent_takes_no_place_in_the_window():
+async def test_params_that_cannot_be_encoded_use_no_window():
     deep = None
     for _ in range(900):
         deep = [deep]
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         with contextlib.suppress(LocalProtocolError, RecursionError):
             await bench.connection.calls.begin("m", deep, "window")
-            return  # it can be sent
+            return  # the value can be sent
         nursery.start_soon(bench.call, "next")
         await wait_all_tasks_blocked()
         assert bench.connection.calls.in_flight == 1
         nursery.cancel_scope.cancel()
 
 
-async def test_a_notification_of_ours_is_a_line_without_id():
+async def test_a_notification_is_sent_without_an_id():
     async with connected() as bench:
         bench.connection.notify("initialized")
         assert await bench.peer.request() == {"method": "initialized"}
 
 
-async def test_every_request_is_a_checkpoint_even_if_the_answer_is_there():
+async def test_every_request_is_a_checkpoint_even_if_its_response_has_arrived():
     async with connected() as bench:
         call = await bench.connection.calls.begin("a", None)
         await bench.peer.answer(await bench.peer.request(), result=5)
@@ -151,7 +151,7 @@ async def test_a_cancelled_caller_sends_nothing(request_class):
 
 
 @pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
-async def test_to_begin_a_call_is_a_cancellation_point_before_anything_is_queued(request_class):
+async def test_beginning_a_call_is_a_cancellation_point_before_anything_is_queued(request_class):
     async with connected() as bench:
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -176,7 +176,7 @@ async def test_the_65th_request_is_not_sent_until_one_is_answered():
                 waiting.append(await bench.peer.request())
 
         await wait_all_tasks_blocked()
-        # The barrier is a line, too: whether it takes one of the 64 places depends on when the writer runs.
+        # The barrier is also a line. Whether it counts toward the 64 depends on when the writer runs.
         assert [request["method"] for request in waiting].count(BARRIER_METHOD) == 1
         assert 64 <= len(waiting) <= 65
         while waiting:
@@ -187,7 +187,7 @@ async def test_the_65th_request_is_not_sent_until_one_is_answered():
         nursery.cancel_scope.cancel()
 
 
-async def test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken():
+async def test_the_window_bounds_pending_requests_however_fast_the_peer_reads():
     async with connected(window=8) as bench, trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(bench.call, str(number))
@@ -203,7 +203,7 @@ async def test_the_window_bounds_requests_in_progress_however_fast_their_lines_a
 
 
 @pytest.mark.parametrize("request_class", ["control", "deferred"])
-async def test_control_and_deferred_requests_pass_a_full_window_and_take_no_place_in_it(request_class):
+async def test_control_and_deferred_requests_bypass_the_window(request_class):
     async with connected(window=2) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         nursery.start_soon(bench.call, "b")
@@ -222,7 +222,7 @@ async def test_control_and_deferred_requests_pass_a_full_window_and_take_no_plac
 
 
 @pytest.mark.parametrize("answer", [{"result": 1}, {"error": {"code": 1, "message": "x"}}, {}])
-async def test_every_kind_of_answer_frees_the_window(answer):
+async def test_every_kind_of_response_frees_the_window(answer):
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         for name in "abc":
             nursery.start_soon(bench.call, name)
@@ -232,7 +232,7 @@ async def test_every_kind_of_answer_frees_the_window(answer):
         assert len(bench.outcomes) == 3
 
 
-async def test_a_caller_that_is_cancelled_while_it_waits_for_the_window_sends_nothing_and_takes_no_place():
+async def test_a_caller_cancelled_while_waiting_for_the_window_sends_nothing_and_uses_no_window():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()
@@ -288,7 +288,7 @@ async def test_a_request_that_is_not_answered_times_out_and_frees_the_window(aut
         assert bench.connection.junk_lines == 1
 
 
-async def test_the_wait_for_the_window_counts_as_time_for_the_answer(autojump_clock):
+async def test_waiting_for_the_window_counts_toward_the_timeout(autojump_clock):
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         first = await bench.peer.request()
@@ -303,7 +303,9 @@ async def test_the_wait_for_the_window_counts_as_time_for_the_answer(autojump_cl
 
 
 @pytest.mark.parametrize(("request_class", "times_out"), [("deferred", False), ("control", True)])
-async def test_only_what_the_server_answers_at_once_times_out(autojump_clock, request_class, times_out):
+async def test_only_requests_that_the_server_answers_immediately_time_out(
+    autojump_clock, request_class, times_out
+):
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a", request_class)
         request = await bench.peer.request()

@@ -1,4 +1,4 @@
-"""The end of one connection: every waiter fails with the one cause, and closing flushes."""
+"""The end of a connection: every waiter fails with the same cause, and closing flushes."""
 
 import pytest
 import trio
@@ -16,7 +16,7 @@ from trio_codex.errors import ConnectionBroken, ConnectionClosed, ServerExited
 
 
 async def fail_everything(bench, nursery, deferred=2, waiting=3):
-    """Start calls in every state of waiting: in flight, for the window, without a deadline."""
+    """Start calls in every state: sent, waiting for the window, and without a deadline."""
     for number in range(bench.window + waiting):
         nursery.start_soon(bench.call, f"w{number}")
     for number in range(deferred):
@@ -25,7 +25,7 @@ async def fail_everything(bench, nursery, deferred=2, waiting=3):
     await wait_all_tasks_blocked()
 
 
-async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own(
+async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_its_own_exception(
     autojump_clock,
 ):
     cause = OSError(32, "pipe")
@@ -65,7 +65,7 @@ async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an
         assert bench.connection.calls.in_flight == 0
 
 
-async def test_a_diagnosis_that_never_comes_does_not_hold_up_the_end(autojump_clock):
+async def test_a_diagnosis_that_never_returns_does_not_delay_the_end(autojump_clock):
     async def diagnose(reason):
         await trio.sleep_forever()
 
@@ -81,7 +81,7 @@ async def test_a_diagnosis_that_never_comes_does_not_hold_up_the_end(autojump_cl
         assert {type(outcome) for outcome in bench.outcomes.values()} == {ConnectionBroken}
 
 
-async def test_while_the_end_is_diagnosed_it_is_lost_only_once(autojump_clock):
+async def test_the_connection_is_lost_only_once_during_the_diagnosis(autojump_clock):
     reasons = []
 
     async def diagnose(reason):
@@ -101,7 +101,7 @@ async def test_while_the_end_is_diagnosed_it_is_lost_only_once(autojump_clock):
         assert len(bench.receiver.deaths) == 1
 
 
-async def test_what_still_comes_while_the_end_is_diagnosed_counts(autojump_clock):
+async def test_messages_that_arrive_during_the_diagnosis_are_delivered(autojump_clock):
     async def diagnose(reason):
         await trio.sleep(0.3)
         return ConnectionBroken(reason)
@@ -117,7 +117,7 @@ async def test_what_still_comes_while_the_end_is_diagnosed_counts(autojump_clock
         assert bench.outcomes == {"a": "in time"}
 
 
-async def test_closing_during_the_diagnosis_wins(autojump_clock):
+async def test_closing_during_the_diagnosis_takes_precedence(autojump_clock):
     async def diagnose(reason):
         await trio.sleep_forever()
 
@@ -131,7 +131,7 @@ async def test_closing_during_the_diagnosis_wins(autojump_clock):
         assert len(bench.receiver.deaths) == 1
 
 
-async def test_ending_by_us_fails_every_wait_at_once_and_only_the_first_cause_counts():
+async def test_closing_fails_every_wait_immediately_and_only_the_first_cause_counts():
     async with connected(window=2) as bench, trio.open_nursery() as nursery:
         bench.window = 2
         await fail_everything(bench, nursery)
@@ -147,7 +147,7 @@ async def test_ending_by_us_fails_every_wait_at_once_and_only_the_first_cause_co
             await bench.connection.calls.begin("late", None)
 
 
-async def test_after_the_end_nothing_is_written_answered_or_delivered_but_the_stream_is_drained():
+async def test_after_the_end_nothing_is_written_or_delivered_but_the_stream_is_drained():
     async with connected() as bench:
         await bench.peer.send({"id": 0, "method": "ask"})
         await wait_all_tasks_blocked()
@@ -162,7 +162,7 @@ async def test_after_the_end_nothing_is_written_answered_or_delivered_but_the_st
         assert len(bench.receiver.got) == before
 
 
-async def test_what_is_left_over_at_the_end_is_reported():
+async def test_an_incomplete_line_at_the_end_is_reported():
     async with connected() as bench:
         await bench.peer.stream.send_all(b'{"method":"a"}\n{"method":')
         await bench.peer.stream.aclose()
@@ -171,7 +171,7 @@ async def test_what_is_left_over_at_the_end_is_reported():
         assert bench.receiver.portions == [1, 1]
 
 
-async def test_the_end_of_the_stream_without_anything_left_over_reports_nothing():
+async def test_the_end_of_the_stream_without_an_incomplete_line_reports_nothing():
     async with connected() as bench:
         await bench.peer.stream.aclose()
         await bench.connection.wait_ended()
@@ -179,7 +179,7 @@ async def test_the_end_of_the_stream_without_anything_left_over_reports_nothing(
 
 
 class BrokenStream(trio.abc.Stream):
-    """Its writing side breaks at once; its reading side ends, breaks, or goes on."""
+    """A stream whose writing side breaks immediately; its reading side ends, breaks, or continues."""
 
     def __init__(self, *, read_error=None, reading=None):
         self.read_error = read_error
@@ -215,7 +215,7 @@ async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(au
 
 
 async def ask_and_answer(bench, count, size):
-    """Have the server send requests, and answer each with this many bytes."""
+    """Make the server send requests, and answer each with this many bytes."""
     for number in range(count):
         await bench.peer.send({"id": number, "method": "item/tool/call", "params": {}})
     await wait_all_tasks_blocked()
@@ -223,7 +223,7 @@ async def ask_and_answer(bench, count, size):
         bench.connection.respond(number, "x" * size)
 
 
-async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypatch):
+async def test_a_server_that_sends_requests_and_does_not_read_ends_the_connection(monkeypatch):
     monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
     async with connected(streams=slow_pair()) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "mine")
@@ -235,7 +235,7 @@ async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypa
     assert type(bench.outcomes["mine"]) is ConnectionBroken
 
 
-async def test_replies_that_the_server_reads_may_come_to_any_size(monkeypatch):
+async def test_replies_that_the_server_reads_have_no_total_limit(monkeypatch):
     monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
     async with connected() as bench:
         for _ in range(50):
@@ -269,7 +269,7 @@ async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autoj
         assert type(bench.outcomes["a"]) is ConnectionBroken
 
 
-async def test_when_both_directions_break_the_end_of_the_reading_one_reports_why(autojump_clock):
+async def test_when_both_directions_break_the_cause_comes_from_the_reading_side(autojump_clock):
     stream = BrokenStream()
     async with connected(streams=(stream, None)) as bench:
         call = await bench.connection.calls.begin("a", None)
@@ -282,7 +282,7 @@ async def test_when_both_directions_break_the_end_of_the_reading_one_reports_why
 
 
 @pytest.mark.parametrize("cause", [OSError(104, "reset"), None])
-async def test_a_stream_that_breaks_while_reading_is_the_end(cause):
+async def test_a_stream_that_breaks_while_reading_ends_the_connection(cause):
     error = trio.BrokenResourceError("broke")
     error.__cause__ = cause
     stream = BrokenStream(read_error=error)
@@ -292,7 +292,7 @@ async def test_a_stream_that_breaks_while_reading_is_the_end(cause):
         assert str(cause or error) in death.exception().reason
 
 
-async def test_a_stream_that_we_closed_while_reading_is_the_end():
+async def test_closing_the_stream_while_reading_ends_the_connection():
     stream = BrokenStream(read_error=trio.ClosedResourceError())
     stream.reading.set()
     async with connected(streams=(stream, None)) as bench:
@@ -301,7 +301,7 @@ async def test_a_stream_that_we_closed_while_reading_is_the_end():
         assert type(death.exception()) is ConnectionBroken
 
 
-async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_forever():
+async def test_a_failing_diagnosis_is_an_internal_error_and_wakes_all_waiters():
     async def diagnose(reason):
         raise ValueError("bug")
 
@@ -316,7 +316,7 @@ async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_forever(
 # -- closing -------------------------------------------------------------------------------------------------------
 
 
-async def test_when_new_requests_are_refused_those_that_end_something_still_pass():
+async def test_while_new_requests_are_refused_cleanup_requests_are_still_sent():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "open")
         request = await bench.peer.request()
@@ -367,7 +367,7 @@ async def test_flush_does_not_wait_for_a_writer_that_broke(autojump_clock):
         assert bench.connection.close_reason is not None
 
 
-def test_a_death_gives_a_fresh_exception_each_time():
+def test_a_close_reason_creates_a_new_exception_each_time():
     error = ServerExited("r", "running", 1, 2, "tail")
     death = CloseReason(error)
     first, second = death.exception(), death.exception()
@@ -378,7 +378,7 @@ def test_a_death_gives_a_fresh_exception_each_time():
     assert first.args == error.args
 
 
-def test_a_death_reports_its_cause_in_one_sentence_and_in_full():
+def test_a_close_reason_has_a_short_and_a_full_description():
     death = CloseReason(ServerExited("it exited", "running", 1, 2, "tail"))
     assert death.reason == "it exited"
     assert str(death) == str(death.exception())

@@ -1,4 +1,4 @@
-"""Reading from one connection: messages reach the receiver in order, and consumers run between portions."""
+"""Reading from a connection: messages reach the receiver in order, and consumers run between batches."""
 
 import json
 
@@ -14,7 +14,7 @@ from trio_codex._link.subscriptions import Subscription, Wakeups
 from trio_codex.errors import ConnectionClosed, LocalProtocolError
 
 
-async def test_messages_reach_the_receiver_in_order_with_one_end_per_portion():
+async def test_messages_reach_the_receiver_in_order_with_one_flush_per_batch():
     async with connected(max_line_bytes=1000) as bench:
         big = json.dumps({"method": "big", "params": "x" * 2000}).encode()
         await bench.peer.stream.send_all(
@@ -58,7 +58,7 @@ async def test_a_notification_takes_effect_before_the_next_line_is_parsed():
         assert isinstance(second, ServerRequest)
 
 
-async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_consumers():
+async def test_reads_grow_within_a_long_line_and_with_many_consumers():
     client_end, server_end = memory_stream_pair()
     streams = Measuring(client_end), server_end
     sizes = streams[0].sizes
@@ -71,7 +71,7 @@ async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_co
         await wait_all_tasks_blocked()
         assert max(sizes) == LONG_LINE_CHUNK_BYTES
         assert len(sizes) < 10
-        assert sizes[-1] == CHUNK_BYTES, "a long line tells nothing about the next ones"
+        assert sizes[-1] == CHUNK_BYTES, "a long line must not affect later reads"
         assert bench.receiver.got[-1].method == "big"
         bench.receiver.consumers = 1000
         await bench.peer.stream.send_all(LINE * 1000)
@@ -79,7 +79,7 @@ async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_co
         assert sizes[-1] == SHARED_CHUNK_BYTES
 
 
-async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_at_once():
+async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_per_step():
     async with connected() as bench:
         await bench.peer.stream.send_all(LINE * 200)
         await wait_all_tasks_blocked()
@@ -87,7 +87,7 @@ async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_at_once():
         assert len(bench.receiver.got) == 200
 
 
-async def test_the_more_consumers_share_the_lines_the_more_are_handed_on_at_once():
+async def test_batches_grow_with_the_number_of_consumers():
     async with connected() as bench:
         bench.receiver.consumers = 1000
         for _ in range(10):
@@ -96,7 +96,7 @@ async def test_the_more_consumers_share_the_lines_the_more_are_handed_on_at_once
         assert max(bench.receiver.portions) >= SHARED_CHUNK_BYTES // len(LINE), "all that a chunk has"
 
 
-async def test_what_is_left_of_a_chunk_is_dropped_when_the_connection_has_ended():
+async def test_the_rest_of_a_chunk_is_dropped_once_the_connection_has_ended():
     async with connected() as bench:
         ended = []
 
@@ -138,7 +138,7 @@ async def test_a_server_request_can_be_refused_or_withdrawn():
         await bench.peer.assert_silent()
 
 
-async def test_an_answer_that_is_not_json_leaves_the_server_request_open():
+async def test_an_answer_that_cannot_be_encoded_leaves_the_server_request_open():
     async with connected() as bench:
         await bench.peer.send({"id": 0, "method": "ask"})
         await wait_all_tasks_blocked()
@@ -147,7 +147,7 @@ async def test_an_answer_that_is_not_json_leaves_the_server_request_open():
         assert bench.connection.respond(0, None)
 
 
-async def test_ids_of_the_server_and_ours_do_not_meet():
+async def test_ids_of_server_requests_and_client_requests_are_independent():
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()

@@ -1,4 +1,4 @@
-"""Writing to one connection: whole lines, in order, whichever task is cancelled."""
+"""Writing to a connection: whole lines, in order, whichever task is cancelled."""
 
 import pytest
 import trio
@@ -36,7 +36,7 @@ async def test_a_caller_that_is_cancelled_while_its_line_is_being_written_leaves
         assert late.kind is JunkKind.LATE_REPLY
 
 
-async def test_a_call_can_be_taken_back_until_the_writer_has_it():
+async def test_a_call_can_be_withdrawn_until_the_writer_has_its_line():
     streams = slow_pair()
     async with connected(streams=streams, window=3) as bench:
         first = await bench.connection.calls.begin("first", None)
@@ -65,7 +65,7 @@ async def test_a_call_can_be_taken_back_until_the_writer_has_it():
         assert bench.connection.junk_lines == 0
 
 
-async def test_a_call_that_is_given_up_fails_frees_its_place_and_its_answer_is_late():
+async def test_an_abandoned_call_fails_frees_the_window_and_its_response_is_reported_as_late():
     async with connected(window=1) as bench:
         call = await bench.connection.calls.begin("a", None)
         request = await bench.peer.request()
@@ -94,7 +94,7 @@ async def test_an_outcome_is_settled_once():
         assert scope.cancelled_caught
 
 
-async def test_a_call_that_was_never_queued_cannot_be_taken_back():
+async def test_a_call_that_was_never_queued_cannot_be_withdrawn():
     async with connected() as bench:
         call = Call(bench.connection.calls, "m", "deferred")
         assert not call.sent

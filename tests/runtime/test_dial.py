@@ -1,4 +1,4 @@
-"""The answer to a handshake, whatever it is and however it is cut: a channel, or an error that says what to do."""
+"""Any response to a handshake, in any chunks, gives a channel, or an error that says what to do."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from websocket_peer import close_frame, frame
 
 TOKEN = "open-sesame-0123456789"
 KEY = b"(the key)"
-"""Stands for what proves that the server has read the request."""
+"""Placeholder for the header that proves that the server has read the request."""
 
 UPGRADE = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
@@ -58,7 +58,7 @@ pieces = st.binary(max_size=20) | st.sampled_from(
 
 
 async def dialed(answer, points):
-    """Return what a client makes of an answer that comes cut at these points: a channel, or an error."""
+    """Return the channel or error that results from a response split at these points."""
     client_end, server_end = memory_stream_pair()
 
     async def open_stream():
@@ -87,7 +87,7 @@ async def dialed(answer, points):
                 channel = await dialer.dial()
             except errors.StartError as exc:
                 return exc
-            # What came behind the answer is received, or ends the connection.
+            # Bytes after the response are received, or end the connection.
             try:
                 while await channel.receive(shared=False) is not None:
                     pass
@@ -102,7 +102,7 @@ async def dialed(answer, points):
 @example([UPGRADE, b"Content-Length: 5\r\n", b"\r\n"], [])
 @example([b"HTTP/1.1 401 Unauthorized\r\n", b"Content-Length: 99999999999999999999\r\n", b"\r\n"], [])
 @example([b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n", b"ffffffffff\r\n"], [])
-def test_any_answer_is_a_channel_or_an_error_with_a_hint(answer, points):
+def test_any_response_gives_a_channel_or_an_error_with_a_hint(answer, points):
     outcome = trio.run(dialed, b"".join(answer), points)
     if isinstance(outcome, WebSocketChannel):
         assert b"".join(answer).startswith(b"HTTP/1.1 101")
@@ -116,7 +116,7 @@ def test_any_answer_is_a_channel_or_an_error_with_a_hint(answer, points):
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_a_good_answer_is_a_channel_however_it_is_cut(size):
+def test_a_valid_response_gives_a_channel_in_any_chunks(size):
     answer = UPGRADE + b"\r\n" + frame(b"{}")
     outcome = trio.run(dialed, answer, range(0, 1000, size))
     assert isinstance(outcome, WebSocketChannel)

@@ -1,4 +1,4 @@
-"""Requests of the server: one task, one scope, at most one answer, and denial when there is no other."""
+"""Server requests: one task and one scope each, at most one answer, and denial by default."""
 
 import contextvars
 import functools
@@ -18,7 +18,7 @@ DENIAL = Answer({"decision": "decline"})
 
 
 class StubConnection:
-    """Answers like a connection and keeps what it would write. Its ids are those of a real one."""
+    """A connection that records its answers instead of writing them. It uses real ids."""
 
     def __init__(self):
         self.rpc = RpcState(1000)
@@ -72,7 +72,7 @@ class Bench:
         self.dispatcher.dispatch(request, self.resolve(request))
 
     def assert_idle(self):
-        """Nothing of any request is left, here or at the connection."""
+        """Check that no request is left, here or in the connection."""
         assert len(self.group) == 0
         assert self.connection.rpc.server_requests == frozenset()
         assert not self.dispatcher._open
@@ -119,7 +119,7 @@ async def test_a_request_is_answered_once_under_its_own_id(bench, request_id):
     bench.assert_idle()
 
 
-async def test_the_reader_is_not_held_up_by_a_callback_that_takes_forever(bench):
+async def test_a_callback_that_never_returns_does_not_block_the_reader(bench):
     bench.decide = trio.sleep_forever
     for request_id in range(100):
         bench.ask(request_id)
@@ -131,7 +131,7 @@ async def test_the_reader_is_not_held_up_by_a_callback_that_takes_forever(bench)
     assert len(bench.group) == 100
 
 
-async def test_a_request_that_nobody_is_asked_about_is_denied_at_once(bench):
+async def test_a_request_without_a_callback_is_denied_immediately(bench):
     bench.ask("a")
     assert bench.connection.sent == [{"id": "a", "result": {"decision": "decline"}}]
     bench.denial = Answer(error=(-32601, "no such tool"))
@@ -141,7 +141,7 @@ async def test_a_request_that_nobody_is_asked_about_is_denied_at_once(bench):
 
 
 @pytest.mark.parametrize("result", [None, False, 0, "", [], {}])
-async def test_an_answer_that_is_false_is_an_answer(bench, result):
+async def test_a_falsy_answer_is_an_answer(bench, result):
     bench.decide = answers(result)
     bench.ask()
     await settled()
@@ -167,7 +167,7 @@ async def test_a_callback_that_raises_denies_and_fails_its_group_once(bench, err
     bench.assert_idle()
 
 
-async def test_a_policy_error_of_the_policy_itself_is_reported_as_it_is(bench):
+async def test_a_policy_error_raised_by_the_policy_is_reported_unchanged(bench):
     error = PolicyError("item/ask", "returned nonsense")
     bench.decide = raises(error)
     bench.ask()
@@ -189,7 +189,7 @@ async def test_a_decision_that_cannot_be_sent_denies_and_fails_its_group(bench, 
     bench.assert_idle()
 
 
-async def test_a_callback_that_raises_denies_with_an_error_where_the_method_has_no_other_denial(bench):
+async def test_a_failing_callback_is_answered_with_an_error_if_the_method_has_no_denial(bench):
     bench.denial = Answer(error=(-32603, "no token"))
     bench.decide = raises(ValueError())
     bench.ask("a")
@@ -219,7 +219,7 @@ async def raise_in_nursery(error):
 
 @pytest.mark.parametrize("in_nursery", [False, True])
 @pytest.mark.parametrize("exit_request", [KeyboardInterrupt, SystemExit])
-async def test_an_exit_request_in_a_callback_leaves_as_itself(exit_request, in_nursery):
+async def test_system_exit_in_a_callback_propagates_unchanged(exit_request, in_nursery):
     async def close(services):
         services.stop()
 
@@ -252,7 +252,7 @@ async def test_a_request_that_is_withdrawn_before_its_task_has_started_gets_no_a
     bench.assert_idle()
 
 
-async def test_a_callback_that_does_not_wait_does_not_answer_what_is_withdrawn(bench):
+async def test_a_synchronous_callback_does_not_answer_a_withdrawn_request(bench):
     async def decide():
         return ACCEPTED
 
@@ -297,7 +297,7 @@ async def test_a_withdrawal_after_the_answer_changes_nothing(bench):
     bench.assert_idle()
 
 
-async def test_a_withdrawal_that_races_the_answer_gives_at_most_one_line(bench):
+async def test_a_withdrawal_that_races_the_answer_results_in_at_most_one_line(bench):
     answered = trio.Event()
 
     async def decide():
@@ -308,7 +308,7 @@ async def test_a_withdrawal_that_races_the_answer_gives_at_most_one_line(bench):
     for request_id in range(20):
         bench.ask(request_id)
     await settled()
-    answered.set()  # all of them are scheduled now, and none has run
+    answered.set()  # all of them are scheduled, and none has run yet
     for request_id in range(0, 20, 2):
         bench.dispatcher.withdraw(request_id)
     await settled()
@@ -363,7 +363,7 @@ async def test_a_request_that_the_connection_has_forgotten_gets_no_answer(bench)
     bench.assert_idle()
 
 
-async def test_an_id_that_the_server_uses_again_while_the_old_callback_still_ends_is_a_request_of_its_own(
+async def test_an_id_reused_while_the_old_callback_is_ending_is_a_separate_request(
     bench,
 ):
     reap_later = trio.Event()
@@ -401,7 +401,7 @@ async def test_an_id_that_the_server_uses_again_while_the_old_callback_still_end
 # -- groups --------------------------------------------------------------------------------------------------------
 
 
-async def test_cancelling_a_group_ends_its_callbacks_and_only_those(bench):
+async def test_cancelling_a_group_ends_only_its_callbacks(bench):
     other = CallbackGroup(bench.failures.append)
     bench.decide = trio.sleep_forever
     bench.ask(1)
@@ -420,7 +420,7 @@ async def test_cancelling_a_group_ends_its_callbacks_and_only_those(bench):
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_what_a_callback_of_a_cancelled_group_still_decides_is_not_sent(bench, fails):
+async def test_a_decision_made_after_its_group_was_cancelled_is_not_sent(bench, fails):
     async def decide():
         try:
             await trio.sleep_forever()
@@ -454,7 +454,7 @@ async def test_a_request_for_a_cancelled_group_gets_no_answer(bench):
     bench.assert_idle()
 
 
-async def test_waiting_for_a_group_waits_for_all_of_it_however_often_it_was_empty(bench):
+async def test_waiting_for_a_group_waits_for_all_its_callbacks_even_if_it_was_empty_in_between(bench):
     with trio.fail_after(5):
         await bench.group.wait_empty()
         bench.decide = answers(ACCEPTED)
@@ -508,8 +508,8 @@ async def test_a_callback_runs_in_the_context_of_its_turn(bench):
     ]
 
 
-async def test_under_an_outer_cancellation_a_failing_callback_does_not_turn_into_a_bug_of_ours():
-    """A callback with a nursery of its own ends as a group of ``Cancelled`` and its error."""
+async def test_a_callback_that_fails_under_an_outer_cancellation_is_not_an_internal_error():
+    """A callback with its own nursery raises a group of ``Cancelled`` and its error."""
 
     async def close(services):
         services.stop()
@@ -537,7 +537,7 @@ async def test_under_an_outer_cancellation_a_failing_callback_does_not_turn_into
     assert all(isinstance(failure, PolicyError) for failure in failures)
 
 
-async def test_under_an_outer_cancellation_a_callback_with_a_nursery_of_its_own_ends_without_a_failure():
+async def test_an_outer_cancellation_of_a_callback_with_its_own_nursery_is_not_a_failure():
     async def close(services):
         services.stop()
 

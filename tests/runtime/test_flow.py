@@ -1,4 +1,4 @@
-"""Flow control: lines that the server has not taken are bounded, and no call waits forever."""
+"""Flow control: lines that the server has not read are bounded, and no call waits forever."""
 
 import json
 import math
@@ -24,12 +24,12 @@ BUSY = {"code": -32001, "message": "Server overloaded; retry later."}
 
 
 class Server:
-    """The peer: keeps lines that arrived and were not taken, by the server's own count."""
+    """A server with a queue of unread lines, counted as the real server does."""
 
     def __init__(self, stream):
         self.stream = stream
         self.lines = []
-        """Requests that were neither answered nor refused, in their order."""
+        """Requests that were neither answered nor refused, in order."""
         self.unacknowledged = []
         self.most = {"ordinary": 0, "control": 0}
         self.barriers = 0
@@ -48,7 +48,7 @@ class Server:
     def take(self, line):
         barrier = line.get("method") == BARRIER_METHOD
         self.barriers += barrier
-        # A barrier may always be sent, and replies are not held up.
+        # A barrier may always be sent, and replies are never delayed.
         kind = "control" if line.get("method", "").startswith("control") else "ordinary"
         self.unacknowledged.append((line, barrier))
         if "method" in line:
@@ -109,7 +109,7 @@ class Session:
             self.outcomes[number] = "waits"
             try:
                 if request_class == "deferred":
-                    # It has no timeout of its own, so the test sets one.
+                    # This call has no timeout, so the test sets one.
                     with trio.move_on_after(100 * TIMEOUT):
                         await self.connection.calls.request(request_class, {}, request_class)
                 else:
@@ -189,7 +189,7 @@ async def act(session, actions):
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(actions)
-def test_whatever_happens_no_more_lines_are_out_than_may_be_and_a_server_that_answers_gets_all(actions):
+def test_unread_lines_never_exceed_their_limit_and_a_responsive_server_gets_all_requests(actions):
     async def main(session):
         await act(session, actions)
         server = session.server
@@ -209,19 +209,19 @@ def test_whatever_happens_no_more_lines_are_out_than_may_be_and_a_server_that_an
 
 
 async def no_answer():
-    """A reply takes none."""
+    """A reply needs no answer."""
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(actions)
-def test_a_server_that_takes_nothing_any_more_fails_everybody_in_time(actions):
+def test_if_the_server_stops_reading_all_calls_fail_within_their_timeout(actions):
     async def main(session):
         await act(session, actions)
         waiting = [number for number, outcome in enumerate(session.outcomes) if outcome == "waits"]
         await trio.sleep(2.1 * TIMEOUT)
         sent = [line for line in session.server.lines if line["method"] == "deferred"]
         still = [number for number in waiting if session.outcomes[number] == "waits"]
-        # Only requests that were sent and may be answered at any time still wait.
+        # Only sent requests without a timeout are still waiting.
         assert len(still) <= len(sent)
         assert {session.outcomes[number] for number in waiting} <= {
             "waits", errors.RequestTimeout, errors.ServerBusyError,
@@ -230,7 +230,7 @@ def test_a_server_that_takes_nothing_any_more_fails_everybody_in_time(actions):
     run(main)
 
 
-# -- one by one ----------------------------------------------------------------------------------------------------
+# -- single cases ----------------------------------------------------------------------------------------------------
 
 
 def test_lines_of_cancelled_requests_count_until_a_later_one_is_answered():
@@ -247,7 +247,7 @@ def test_lines_of_cancelled_requests_count_until_a_later_one_is_answered():
         session.request("window")
         session.request("control")
         await wait_all_tasks_blocked()
-        # The window has room again, but the server may not have taken one of those lines.
+        # The window has room again, but the server may not have read any of those lines.
         assert [line["method"] for line in server.lines[sent:]] == ["control"]
         [barrier] = [line for line in server.lines if line["method"] == BARRIER_METHOD]
         await server.answer(barrier, result={})
@@ -257,7 +257,7 @@ def test_lines_of_cancelled_requests_count_until_a_later_one_is_answered():
     run(main)
 
 
-def test_replies_wait_for_nothing_but_count():
+def test_replies_are_never_delayed_but_count_as_unread_lines():
     async def main(session):
         server = session.server
         for number in range(3 * LINES):
@@ -268,7 +268,7 @@ def test_replies_wait_for_nothing_but_count():
         await wait_all_tasks_blocked()
         [barrier] = server.lines
         assert barrier["method"] == BARRIER_METHOD
-        # The first barrier was sent behind the 32nd reply, and the next one acknowledges the rest.
+        # The first barrier was sent after the 32nd reply; the next one acknowledges the rest.
         await server.answer(barrier, result={})
         await wait_all_tasks_blocked()
         await server.answer(server.lines[0], error={"code": -32600, "message": "whatever"})
@@ -279,7 +279,7 @@ def test_replies_wait_for_nothing_but_count():
 
 
 @pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
-def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(request_class):
+def test_a_request_refused_for_overload_is_repeated_until_accepted(request_class):
     async def main(session):
         server = session.server
         session.request(request_class)
@@ -298,7 +298,7 @@ def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(request_c
 
 
 @pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
-def test_a_request_that_is_refused_for_all_of_its_time_fails_with_the_refusal(request_class):
+def test_a_request_refused_until_its_timeout_raises_the_refusal(request_class):
     async def main(session):
         server = session.server
         server.policy = lambda line: server.answer(line, error=BUSY)
@@ -322,7 +322,7 @@ def test_a_refusal_acknowledges_no_other_line():
         sent = len(server.lines)
         [barrier] = [line for line in server.lines if line["method"] == BARRIER_METHOD]
         await server.answer(barrier, error=BUSY)
-        # It is sent again, without a limit, and without a credit.
+        # The request is sent again, regardless of limits and credits.
         await trio.sleep(1)
         assert server.barriers == 2
         assert sent <= len(server.lines) <= sent + 1
@@ -334,7 +334,7 @@ def test_a_refusal_acknowledges_no_other_line():
     run(main)
 
 
-def test_a_request_that_waits_for_its_repetition_can_be_taken_back():
+def test_a_request_waiting_to_be_repeated_can_be_withdrawn():
     async def main(session):
         server = session.server
         call = await session.connection.calls.begin("turn/start", {}, "deferred")
@@ -368,7 +368,7 @@ def test_a_mute_server_is_reported_as_such():
     run(main)
 
 
-def test_requests_that_wait_for_their_turn_fail_when_new_ones_are_refused():
+def test_waiting_requests_fail_once_new_ones_are_refused():
     async def main(session):
         for _ in range(2 * LINES):
             session.request("window")
@@ -385,7 +385,7 @@ def test_requests_that_wait_for_their_turn_fail_when_new_ones_are_refused():
     run(main)
 
 
-def test_without_a_timeout_a_busy_server_is_asked_forever():
+def test_without_a_timeout_a_request_to_a_busy_server_is_repeated_forever():
     async def main(session):
         server = session.server
         server.policy = lambda line: server.answer(line, error=BUSY)
@@ -398,7 +398,7 @@ def test_without_a_timeout_a_busy_server_is_asked_forever():
     run(main, request_timeout=math.inf)
 
 
-def test_a_request_that_was_refused_and_then_taken_may_have_had_its_effect():
+def test_a_request_accepted_after_a_refusal_may_have_had_an_effect():
     async def main(session):
         server = session.server
         session.request("window")
@@ -410,7 +410,7 @@ def test_a_request_that_was_refused_and_then_taken_may_have_had_its_effect():
     run(main)
 
 
-def test_a_call_that_is_refused_for_all_of_its_time_is_never_sent_again():
+def test_a_call_refused_until_its_timeout_is_not_sent_again():
     async def main(session):
         server = session.server
         call = await session.connection.calls.begin("thread/start", {}, "deferred")

@@ -1,4 +1,4 @@
-"""The guard process: what it passes to the server, and that no descendant survives."""
+"""The guard process: the environment it gives the server, and the end of all descendants."""
 
 import contextlib
 import os
@@ -29,7 +29,8 @@ async def _output(*argv, **options):
     return bytes(output).decode()
 
 
-# -- what the server gets ------------------------------------------------------------------------------------------
+# -- the server's environment
+# ------------------------------------------------------------------------------------------
 
 
 async def test_the_server_has_its_three_streams_open_and_nothing_else():
@@ -38,7 +39,7 @@ async def test_the_server_has_its_three_streams_open_and_nothing_else():
         listing = await _output("/bin/ls", "-l", "/proc/self/fd")
     links = dict(line.rsplit(" ", 3)[1::2] for line in listing.splitlines()[1:])
     assert sorted(links)[:3] == ["0", "1", "2"]
-    assert links["0"].startswith("socket:")  # it exits on our command, even if others hold our end
+    assert links["0"].startswith("socket:")  # closing our end is noticed even if others hold copies of it
     assert all(links[fd].startswith("pipe:") for fd in "12")
     assert [link for fd, link in links.items() if fd not in "012"] == [
         next(link for link in links.values() if link.startswith("/proc/"))  # the listing itself
@@ -56,18 +57,18 @@ async def test_the_server_has_default_signals_and_none_blocked():
             signal.signal(number, handler)
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     for field in ("SigBlk", "SigIgn", "SigCgt", "SigPnd"):
-        # 32 and 33 belong to the C library, which lets nobody change them.
+        # 32 and 33 are reserved by the C library and cannot be changed.
         assert int(fields[field], 16) & ~(0b11 << 31) == 0, field
 
 
-async def test_the_server_leads_a_session_of_its_own():
+async def test_the_server_leads_its_own_session():
     async with running(*fake("gentle")) as server:
         pid = server.process.pid
         assert os.getsid(pid) == os.getpgid(pid) == pid
         assert os.getsid(server.guard) not in (pid, os.getsid(0))
 
 
-async def test_the_server_is_found_on_the_path_of_its_own_environment(tmp_path):
+async def test_the_server_is_looked_up_on_the_path_of_its_own_environment(tmp_path):
     program = tmp_path / "a-server"
     program.write_text("#!/bin/sh\necho found\n")
     program.chmod(0o755)
@@ -78,7 +79,7 @@ async def test_the_server_is_found_on_the_path_of_its_own_environment(tmp_path):
         await process.stop(5)
 
 
-async def test_the_guard_reports_nobody_the_arguments_and_keeps_no_stream_and_no_directory(tmp_path):
+async def test_the_guard_hides_the_arguments_and_holds_no_stream_and_no_directory(tmp_path):
     async with running(*fake("polite_child", tmp_path / "secret"), cwd=tmp_path) as server:
         proc = f"/proc/{server.guard}"
         with open(f"{proc}/cmdline", "rb") as file:  # noqa: ASYNC230
@@ -93,12 +94,13 @@ async def test_an_orphan_of_the_server_leaves_no_zombie():
             await until(lambda: len(_guard.descendants(server.guard)) == 1)
 
 
-# -- what it ends --------------------------------------------------------------------------------------------------
+# -- ending processes
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("behaviour", ["gentle", "stubborn", "stubborn_daemon"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-async def test_signals_to_the_guard_change_nothing(behaviour, number):
+async def test_signals_to_the_guard_have_no_effect(behaviour, number):
     async with running(*fake(behaviour)) as server:
         os.kill(server.guard, number)
         assert await server.process.stop(0.1) is not None
@@ -106,7 +108,7 @@ async def test_signals_to_the_guard_change_nothing(behaviour, number):
         assert server.process.returncode != -number or number == signal.SIGTERM
 
 
-async def test_what_is_left_may_say_goodbye(tmp_path):
+async def test_remaining_processes_may_handle_sigterm(tmp_path):
     path = tmp_path / "said"
     async with running(*fake("polite_child", path)) as server:
         assert await server.process.stop(5) == 0
@@ -114,7 +116,7 @@ async def test_what_is_left_may_say_goodbye(tmp_path):
     assert path.read_text() == "goodbye"
 
 
-async def test_at_once_means_that_nobody_says_goodbye(tmp_path):
+async def test_an_immediate_kill_sends_no_sigterm(tmp_path):
     path = tmp_path / "said"
     async with running(*fake("polite_child", path)) as server:
         await server.process.kill_tree()
@@ -165,9 +167,10 @@ def _session(pid):
 
 @contextlib.contextmanager
 def _client(*behaviour, hold=False):
-    """A client in a process of its own, and the ids it printed: guard, server, others.
+    """Run a client in a separate process, and return the ids that it printed: guard, server, others.
 
-    With ``hold`` a forked copy of it goes on, and keeps every descriptor open: no end of file tells of its death.
+    With ``hold``, a forked copy survives and keeps every descriptor open, so no end of file reveals the client's
+    death.
     """
     with subprocess.Popen(
         [sys.executable, str(HERE / "parent.py"), str(int(hold)), *map(str, behaviour)],
@@ -210,9 +213,9 @@ async def test_when_the_client_is_killed_a_stopped_server_ends_too():
         await gone(*pids)
 
 
-async def test_when_client_and_guard_are_killed_the_server_is_reported():
+async def test_when_client_and_guard_are_killed_the_server_is_ended():
     with _client("deaf") as (client, pids):
-        os.kill(pids[0], signal.SIGSTOP)  # so that it can do nothing for the server
+        os.kill(pids[0], signal.SIGSTOP)  # so that the guard cannot end the server
         client.kill()
         os.kill(pids[0], signal.SIGKILL)
         await gone(*pids)
@@ -232,7 +235,7 @@ async def test_when_the_client_dies_while_the_guard_starts_nothing_is_started(tm
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as client:  # noqa: ASYNC220
             guard = int(client.stdout.readline())
         await gone(guard)
-    if (tmp_path / "pid").exists():  # it was fast enough
+    if (tmp_path / "pid").exists():  # the server was started in time
         await gone(*map(int, (tmp_path / "pid").read_text().split()))
 
 
@@ -246,7 +249,7 @@ def test_a_program_may_have_any_name():
     assert not process.zombie
 
 
-def test_a_process_that_is_gone_is_not_there():
+def test_an_ended_process_is_not_in_the_table():
     child = subprocess.Popen(["/bin/true"])
     zombie = None
     deadline = time.monotonic() + 5
@@ -260,13 +263,13 @@ def test_a_process_that_is_gone_is_not_there():
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
-def test_only_the_very_process_is_signalled(monkeypatch, pidfd):
+def test_only_the_same_process_is_signalled(monkeypatch, pidfd):
     if not pidfd:
         monkeypatch.setattr(os, "pidfd_open", _not_implemented)
     before = descriptors()
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
         process = _guard.look_up(child.pid)
-        process.start += 1  # as if it were a later one with the same id
+        process.start += 1  # as if it were a later process with the same id
         _guard.send_signal(process, signal.SIGKILL)
         child.stdin.write(b"still there\n")
         assert child.stdout.readline() == b"still there\n"

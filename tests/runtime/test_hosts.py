@@ -1,4 +1,4 @@
-"""What a host program may impose: signals, closed descriptors, forked copies, missing functions, another interpreter."""
+"""Unusual hosts: signal settings, closed descriptors, forked copies, missing functions, another interpreter."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 @pytest.fixture(params=[True, False], ids=["guarded", "group"])
 def guarded(request, monkeypatch):
-    """Both kinds of process; the second without Trio's worker thread, which stays for some seconds."""
+    """Both kinds of process. The unguarded one runs without Trio's worker thread, which would outlive the test."""
     if not request.param:
         monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
     return request.param
@@ -38,7 +38,7 @@ async def _run_here(function, **options):
 
 @pytest.fixture
 def python_without(tmp_path):
-    """Return an interpreter that runs some code before what it is given: a host that lacks something."""
+    """Return an interpreter that first runs some code, which removes a feature of the host."""
 
     def make(code):
         path = tmp_path / "python"
@@ -79,7 +79,7 @@ async def _output(*argv, **options):
 
 
 @pytest.mark.parametrize("how", ["blocked", "ignored"])
-async def test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sigchld(how):
+async def test_the_end_of_the_server_is_noticed_however_sigchld_is_handled(how):
     with _signals(**{how: {signal.SIGCHLD}}):
         async with running(*fake("stubborn_daemon")) as server:
             os.kill(server.process.pid, signal.SIGKILL)
@@ -87,7 +87,7 @@ async def test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sig
             await gone(server.guard, *server.pids)
 
 
-async def test_signals_that_the_program_blocks_or_ignores_are_none_of_the_servers(guarded):
+async def test_the_server_does_not_inherit_blocked_or_ignored_signals(guarded):
     with _signals(
         blocked={signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1}, ignored={signal.SIGHUP, signal.SIGINT}
     ):
@@ -123,7 +123,7 @@ def _is_open(number):
 
 
 @pytest.mark.parametrize("numbers", [(0,), (1,), (2,), (1, 2), (0, 1, 2)], ids=str)
-async def test_nothing_of_a_server_is_on_a_standard_descriptor_that_was_closed(guarded, numbers):
+async def test_no_descriptor_of_a_server_takes_the_place_of_a_closed_standard_stream(guarded, numbers):
     with _closed(numbers):
         process = spawn_server(fake("echo"), env=ENV, guarded=guarded)
         await process.started()
@@ -139,7 +139,8 @@ async def test_nothing_of_a_server_is_on_a_standard_descriptor_that_was_closed(g
 async def test_a_server_may_have_as_many_descriptors_as_the_system_allows(guarded):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
-    # The second line comes once the first has been read: without a guard the limit is raised after the start.
+    # The second line is sent once the first has been read, because without a guard the limit is raised after the
+    # start.
     script = "read line; ulimit -Sn; ulimit -Hn"
     process = spawn_server(["/bin/sh", "-c", script], env=ENV, guarded=guarded)
     try:
@@ -155,7 +156,7 @@ async def test_a_server_may_have_as_many_descriptors_as_the_system_allows(guarde
     assert output.split() == [str(hard).encode()] * 2
 
 
-async def test_a_failure_after_the_guard_was_started_leaves_nothing(monkeypatch):
+async def test_a_failure_after_the_start_of_the_guard_leaves_nothing_behind(monkeypatch):
     def fail(pid):
         raise RuntimeError("out of luck")
 
@@ -171,16 +172,16 @@ async def test_a_failure_after_the_guard_was_started_leaves_nothing(monkeypatch)
 # -- forked copies -------------------------------------------------------------------------------------------------
 
 
-async def test_a_forked_copy_that_holds_everything_does_not_hold_up_the_end(guarded, forked_copy):
+async def test_a_forked_copy_that_holds_all_descriptors_does_not_delay_the_end(guarded, forked_copy):
     async with running(*fake("gentle"), guarded=guarded) as server:
         with forked_copy():
             assert await server.process.stop(60) == 0  # EOF alone: SIGTERM would come after 36 s
 
 
-async def test_a_server_that_is_abandoned_ends_although_a_forked_copy_holds_the_socket(forked_copy):
+async def test_an_abandoned_server_ends_although_a_forked_copy_holds_the_socket(forked_copy):
     async with running(*fake("stubborn_daemon")) as server:
         with forked_copy():
-            server.process.returncode = 0  # no command reaches the guard: only the end of the socket does
+            server.process.returncode = 0  # no command reaches the guard, only the end of the socket
             server.process.abandon()
             await gone(server.guard, server.process.pid, *server.pids)
         with trio.fail_after(5):
@@ -188,7 +189,7 @@ async def test_a_server_that_is_abandoned_ends_although_a_forked_copy_holds_the_
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_forked_copy_that_forgets_the_server_does_not_end_it(forked_copy):
+async def test_garbage_collection_in_a_forked_copy_does_not_end_the_server(forked_copy):
     async with running(*fake("gentle")) as server:
         with forked_copy(server.process.__del__) as has_forgotten_it:
             has_forgotten_it()
@@ -200,14 +201,14 @@ async def test_a_forked_copy_that_forgets_the_server_does_not_end_it(forked_copy
 # -- the guard is killed -------------------------------------------------------------------------------------------
 
 
-async def test_nothing_survives_a_guard_that_is_killed_not_even_orphans():
+async def test_nothing_survives_a_killed_guard_not_even_orphans():
     async with running(*fake("stubborn_daemon")) as server:
         os.kill(server.guard, signal.SIGKILL)
         assert await server.process.wait() == -signal.SIGKILL
         assert not any(map(runs, [server.process.pid, *server.pids]))
 
 
-async def test_nothing_survives_a_keeper_that_is_killed():
+async def test_nothing_survives_a_killed_keeper():
     async with running(*fake("stubborn_daemon")) as server:
         keeper = _guard.look_up(server.guard).parent
         assert keeper != os.getpid()
@@ -217,7 +218,8 @@ async def test_nothing_survives_a_keeper_that_is_killed():
         await gone(server.guard, *server.pids)
 
 
-# -- what a system, or a Python, lacks -----------------------------------------------------------------------------
+# -- missing features of the system or of Python
+# -----------------------------------------------------------------------------
 
 NO_PIDFD = (
     "import os, _signal\n"
@@ -242,7 +244,7 @@ PROC_OF_ANOTHER_NAMESPACE = "import os; os.readlink = lambda path: '1'\n"
     "lack", [NO_PIDFD, NO_PROC, PROC_OF_ANOTHER_NAMESPACE], ids=["pidfd", "proc", "ours"]
 )
 @pytest.mark.parametrize("behaviour", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
-async def test_the_guard_ends_everything_where_the_system_lacks(python_without, monkeypatch, lack, behaviour):
+async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behaviour):
     if lack is NO_PIDFD:
         monkeypatch.delattr(os, "pidfd_open")
         monkeypatch.delattr(os, "memfd_create")
@@ -253,14 +255,14 @@ async def test_the_guard_ends_everything_where_the_system_lacks(python_without, 
 
 
 @pytest.mark.parametrize("lack", [NO_PIDFD, NO_PROC], ids=["pidfd", "proc"])
-async def test_nothing_survives_a_guard_that_is_killed_where_the_system_lacks(python_without, lack):
+async def test_nothing_survives_a_killed_guard_on_a_system_without(python_without, lack):
     async with running(*fake("stubborn_daemon"), guard_python=python_without(lack)) as server:
         os.kill(server.guard, signal.SIGKILL)
         assert await server.process.wait() == -signal.SIGKILL
         assert not any(map(runs, [server.process.pid, *server.pids]))
 
 
-async def test_a_guard_without_pidfds_sees_the_death_of_a_client_whose_copy_lives_on(python_without):
+async def test_a_guard_without_pidfds_notices_the_death_of_a_client_whose_copy_survives(python_without):
     argv = [sys.executable, str(HERE / "parent.py"), "1", "stubborn_daemon"]
     env = {**os.environ, "GUARD_PYTHON": python_without(NO_PIDFD)}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env) as client:  # noqa: ASYNC220
@@ -272,7 +274,7 @@ async def test_a_guard_without_pidfds_sees_the_death_of_a_client_whose_copy_live
             os.kill(copy, signal.SIGKILL)
 
 
-def test_the_process_table_of_another_namespace_is_not_believed(monkeypatch):
+def test_the_process_table_of_another_namespace_is_ignored(monkeypatch):
     me = os.getpid()
     assert _guard.look_up(me).pid == me
     for link in (lambda path: str(me + 1), _missing):
@@ -296,7 +298,7 @@ def test_own_children_are_found_without_a_process_table(monkeypatch):
             child.communicate()
         with contextlib.suppress(ChildProcessError):
             while True:
-                os.waitpid(-1, 0)  # the one that was made to look
+                os.waitpid(-1, 0)  # the child that was started to look
 
 
 # -- the interpreter -----------------------------------------------------------------------------------------------
@@ -307,12 +309,12 @@ def test_the_guard_is_run_by_the_interpreter_of_this_program():
 
 
 @pytest.mark.parametrize("executable", ["/usr/sbin/uwsgi", "/bin/true", "", None])
-def test_a_program_that_embeds_python_takes_the_interpreter_of_its_installation(monkeypatch, executable):
+def test_a_program_that_embeds_python_uses_the_interpreter_of_its_installation(monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)
     assert find_guard_python() == f"{sys.exec_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-async def test_a_frozen_program_with_no_interpreter_goes_without_a_guard(monkeypatch, tmp_path):
+async def test_a_frozen_program_without_an_interpreter_has_no_guard(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
     monkeypatch.setattr(sys, "base_exec_prefix", str(tmp_path))
@@ -328,7 +330,7 @@ async def test_a_frozen_program_with_no_interpreter_goes_without_a_guard(monkeyp
         assert server.process.contained
 
 
-async def test_an_interpreter_that_is_none_is_ended_when_it_does_not_end(tmp_path):
+async def test_a_program_that_is_no_interpreter_is_killed_if_it_does_not_exit(tmp_path):
     hanging = tmp_path / "python"
     hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
     hanging.chmod(0o755)

@@ -1,6 +1,6 @@
-"""The hidden nursery: what it raises, in what order it closes, and what survives Ctrl-C and cancellation."""
+"""The hidden nursery: its exceptions, the order in which it closes, and its behavior on cancellation."""
 
-# what leaves a whole nursery is the point here
+# these tests are about exceptions that leave a whole nursery
 
 import contextlib
 
@@ -12,7 +12,7 @@ from runtime.close_sequences import Closing, FineError, assert_transparent, cras
 from trio_codex._link.services import Services, open_services
 from trio_codex.errors import InternalError
 
-# -- what the body does --------------------------------------------------------------------------------------------
+# -- the body --------------------------------------------------------------------------------------------
 
 
 async def test_a_body_that_returns_is_followed_by_the_close_sequence_and_nothing_is_raised():
@@ -43,7 +43,7 @@ async def test_exceptions_of_the_body_propagate_unchanged(error):
     assert_transparent(error)
 
 
-async def test_the_cause_and_the_context_that_the_body_gave_its_exception_stay():
+async def test_the_cause_and_context_of_the_bodys_exception_are_kept():
     with trio.fail_after(5), pytest.raises(ValueError, match="x") as caught:
         async with open_services(Closing()):
             try:
@@ -78,7 +78,7 @@ async def test_an_outer_deadline_reaches_the_body_and_passes_through(autojump_cl
     assert close.runs == 1
 
 
-async def test_a_cancellation_that_comes_while_it_closes_passes_through_after_the_close_sequence():
+async def test_a_cancellation_during_the_close_sequence_passes_through_after_it():
     async def work():
         scope.cancel()
         await trio.lowlevel.checkpoint()
@@ -104,7 +104,7 @@ async def test_a_body_that_swallows_the_cancellation_and_returns_does_not_hide_i
     assert scope.cancelled_caught
 
 
-async def test_a_body_with_a_nursery_of_its_own_is_cancelled_without_a_trace():
+async def test_cancelling_a_body_with_its_own_nursery_leaves_no_exception_group():
     with trio.fail_after(5):
         with trio.CancelScope() as scope:
             async with open_services(Closing()), trio.open_nursery() as nursery:
@@ -115,7 +115,7 @@ async def test_a_body_with_a_nursery_of_its_own_is_cancelled_without_a_trace():
         assert scope.cancelled_caught
 
 
-async def test_a_body_that_fails_while_it_is_cancelled_leaves_with_its_own_error():
+async def test_a_body_that_fails_while_cancelled_raises_its_own_error():
     error = FineError()
     with trio.fail_after(5), pytest.raises(FineError) as caught, trio.CancelScope() as scope:
         async with open_services(Closing()):
@@ -171,7 +171,7 @@ async def test_a_service_can_be_cancelled_by_its_own_scope():
             assert scope.cancelled_caught
 
 
-async def test_a_service_that_fails_cancels_the_body_and_leaves_as_an_internal_error(autojump_clock):
+async def test_a_failing_service_cancels_the_body_and_raises_an_internal_error(autojump_clock):
     cause = ValueError("bug")
     close = Closing()
     with trio.fail_after(5), pytest.raises(InternalError) as caught:
@@ -189,7 +189,7 @@ async def test_a_service_that_fails_cancels_the_body_and_leaves_as_an_internal_e
     assert_transparent(caught.value)
 
 
-async def test_a_body_that_fails_in_part_while_it_is_cancelled_for_a_service_leaves_without_the_cancellation():
+async def test_a_body_that_also_fails_when_cancelled_for_a_service_raises_without_cancelled():
     async def fail_in_cleanup():
         try:
             await trio.sleep_forever()
@@ -216,7 +216,7 @@ async def test_a_service_that_fails_is_reported_even_if_the_body_returns():
     assert caught.value.__cause__ is cause
 
 
-async def test_the_bodys_error_wins_over_a_failed_service_and_notes_it(error):
+async def test_the_bodys_error_takes_precedence_over_a_failed_service_and_notes_it(error):
     close = Closing()
     caught = None
     with trio.fail_after(5):
@@ -261,7 +261,7 @@ async def test_a_service_that_fails_while_it_is_stopped_is_reported():
 
 @pytest.mark.parametrize("exit_request", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("body_fails", [True, False])
-async def test_an_exit_request_of_a_task_wins_over_everything(exit_request, body_fails):
+async def test_system_exit_in_a_task_takes_precedence_over_everything(exit_request, body_fails):
     close, error = Closing(), exit_request()
     caught = None
     with trio.fail_after(5):

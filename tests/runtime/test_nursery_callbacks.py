@@ -1,4 +1,4 @@
-"""Callbacks and cleanup in the hidden nursery: they survive Ctrl-C and cancellation."""
+"""Callbacks and cleanup in the hidden nursery, under Ctrl-C and cancellation."""
 
 import contextvars
 import signal
@@ -40,7 +40,7 @@ async def test_a_callback_runs_in_a_copy_of_the_context_it_is_given():
     assert variable.get() == "outside"
 
 
-async def test_a_callback_is_cancelled_with_what_surrounds_the_client():
+async def test_a_callback_is_cancelled_with_the_scopes_around_the_client():
     ended = []
 
     async def callback():
@@ -116,7 +116,7 @@ async def test_finish_returns_the_result_of_the_cleanup():
             assert await services.finish(trio.lowlevel.checkpoint) is None
 
 
-async def test_finish_raises_what_the_cleanup_raises_and_the_client_lives():
+async def test_finish_raises_the_error_of_the_cleanup_and_the_client_survives():
     error = FineError()
     with trio.fail_after(5):
         async with open_services(Closing()) as services:
@@ -127,7 +127,7 @@ async def test_finish_raises_what_the_cleanup_raises_and_the_client_lives():
             assert await services.finish(add, 1, 2) == 3
 
 
-async def test_finish_runs_to_its_end_though_everything_around_it_is_cancelled(autojump_clock):
+async def test_finish_completes_although_everything_around_it_is_cancelled(autojump_clock):
     steps = []
 
     async def cleanup():
@@ -148,7 +148,7 @@ async def test_finish_runs_to_its_end_though_everything_around_it_is_cancelled(a
     assert trio.current_time() == pytest.approx(6)
 
 
-async def test_a_finish_that_is_stopped_half_way_is_reported_as_such(autojump_clock):
+async def test_an_interrupted_finish_is_reported_as_such(autojump_clock):
     outcomes = []
 
     async def user(services):
@@ -171,7 +171,7 @@ async def test_a_finish_that_is_stopped_half_way_is_reported_as_such(autojump_cl
 
 
 def interrupted(async_fn):
-    """Run it; return the KeyboardInterrupt that it raises, or None."""
+    """Run a function, and return the KeyboardInterrupt that it raises, or None."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
         trio.run(async_fn)
@@ -180,7 +180,7 @@ def interrupted(async_fn):
     return None
 
 
-def test_ctrl_c_while_the_body_waits_leaves_as_itself_after_the_close_sequence():
+def test_ctrl_c_while_the_body_waits_raises_keyboard_interrupt_after_the_close_sequence():
     close = Closing(trio.lowlevel.checkpoint)
     seen = []
 
@@ -202,7 +202,7 @@ def test_ctrl_c_while_the_body_waits_leaves_as_itself_after_the_close_sequence()
     assert_transparent(caught)
 
 
-def test_ctrl_c_while_it_closes_is_raised_after_the_whole_close_sequence():
+def test_ctrl_c_during_the_close_sequence_is_raised_after_it():
     steps = []
 
     async def work():
@@ -268,7 +268,7 @@ def test_ctrl_c_and_cancellation_together_do_not_cut_finish_short():
     assert steps == ["cleaned up"]
 
 
-def test_ctrl_c_during_a_failing_cleanup_wins():
+def test_ctrl_c_takes_precedence_over_a_failing_cleanup():
     async def cleanup():
         signal.raise_signal(signal.SIGINT)
         await wait_all_tasks_blocked()
@@ -304,7 +304,7 @@ def test_ctrl_c_between_the_body_and_the_close_sequence_does_not_skip_it(monkeyp
     assert close.runs == 1
 
 
-def test_ctrl_c_in_the_middle_of_the_wait_is_given_instead_of_raised():
+def test_ctrl_c_during_the_wait_is_returned_instead_of_raised():
     class Tripwire:
         calls = 0
 
@@ -326,7 +326,7 @@ def test_ctrl_c_in_the_middle_of_the_wait_is_given_instead_of_raised():
         trio.run(main)
 
 
-async def test_waiting_for_what_is_done_already_gives_no_interrupt():
+async def test_waiting_for_a_set_event_returns_no_interrupt():
     done = trio.Event()
     done.set()
     assert await wait_through_interrupts(done) is None

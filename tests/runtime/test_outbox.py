@@ -1,4 +1,4 @@
-"""The queue in front of the writer: order, and that a line is either taken back or handed over, never both."""
+"""The writer's queue: its order, and that each line is either withdrawn or handed over."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
 
 
 class WriteQueue(_write_queue.WriteQueue):
-    """A queue whose test makes the lines itself, for a channel without framing."""
+    """A queue whose lines are made by the test, for a channel without framing."""
 
     def __init__(self, send_nowait=None, on_taken=lambda _: None):
         channel = SimpleNamespace(frame=lambda message: message, nonblocking_send=lambda: send_nowait)
@@ -28,13 +28,13 @@ class WriteQueue(_write_queue.WriteQueue):
 
 
 def at_once(awaitable):
-    """The result of a coroutine that does not wait."""
+    """Return the result of a coroutine that does not wait."""
     with pytest.raises(StopIteration) as caught:
         awaitable.send(None)
     return caught.value.value
 
 
-async def test_lines_come_out_whole_and_in_order():
+async def test_lines_are_returned_whole_and_in_order():
     write_queue = WriteQueue()
     queued_lines = [write_queue.put(line) for line in (b"a\n", b"b\n", b"c\n")]
     assert not any(queued_line.taken for queued_line in queued_lines)
@@ -43,7 +43,7 @@ async def test_lines_come_out_whole_and_in_order():
     assert all(queued_line.taken for queued_line in queued_lines)
 
 
-async def test_urgent_lines_go_before_ordinary_ones_and_keep_their_order():
+async def test_urgent_lines_precede_ordinary_ones_and_keep_their_order():
     write_queue = WriteQueue()
     write_queue.put(b"a\n")
     write_queue.put(b"1\n", urgent=True)
@@ -63,7 +63,7 @@ async def test_a_batch_is_bounded_and_leaves_the_rest_for_the_next():
         assert await write_queue.take_batch() == half
 
 
-async def test_a_line_beyond_the_batch_size_goes_alone_and_whole():
+async def test_a_line_larger_than_a_batch_is_a_batch_of_its_own():
     write_queue = WriteQueue()
     huge = b"x" * (3 * BATCH_BYTES) + b"\n"
     write_queue.put(huge)
@@ -106,7 +106,7 @@ async def test_the_writer_waits_for_a_line_and_an_urgent_one_wakes_it_too():
             write_queue.close()
 
 
-async def test_a_line_that_was_taken_back_while_the_writer_was_waking_is_not_written():
+async def test_a_line_withdrawn_while_the_writer_was_waking_up_is_not_written():
     write_queue = WriteQueue()
     batches = []
 
@@ -128,7 +128,7 @@ async def test_a_line_that_was_taken_back_while_the_writer_was_waking_is_not_wri
 
 
 @pytest.mark.parametrize("urgent", [True, False])
-async def test_a_line_can_be_taken_back_until_it_is_handed_over(urgent):
+async def test_a_line_can_be_withdrawn_until_it_is_handed_over(urgent):
     write_queue = WriteQueue()
     kept, undone = write_queue.put(b"a\n", urgent=urgent), write_queue.put(b"a\n", urgent=urgent)
     assert write_queue.take_back(undone)
@@ -140,7 +140,7 @@ async def test_a_line_can_be_taken_back_until_it_is_handed_over(urgent):
     assert not undone.taken
 
 
-async def test_closing_drops_what_is_queued_and_what_comes_later():
+async def test_closing_drops_queued_and_later_lines():
     write_queue = WriteQueue()
     queued_lines = [write_queue.put(b"a\n"), write_queue.put(b"b\n", urgent=True)]
     write_queue.close()
@@ -152,7 +152,7 @@ async def test_closing_drops_what_is_queued_and_what_comes_later():
     assert not any(write_queue.take_back(queued_line) for queued_line in queued_lines)
 
 
-async def test_finishing_gives_what_is_queued_first_and_takes_nothing_more():
+async def test_finishing_returns_queued_lines_first_and_accepts_no_more():
     write_queue = WriteQueue()
     write_queue.put(b"a\n")
     write_queue.finish()
@@ -163,7 +163,7 @@ async def test_finishing_gives_what_is_queued_first_and_takes_nothing_more():
 
 
 @pytest.mark.parametrize("end", [WriteQueue.close, WriteQueue.finish])
-async def test_closing_and_finishing_wake_a_writer_that_waits(end):
+async def test_closing_and_finishing_wake_a_waiting_writer(end):
     write_queue = WriteQueue()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -176,7 +176,7 @@ async def test_closing_and_finishing_wake_a_writer_that_waits(end):
             end(write_queue)
 
 
-async def test_a_writer_that_waits_can_be_cancelled_and_loses_nothing():
+async def test_cancelling_a_waiting_writer_loses_nothing():
     write_queue = WriteQueue()
     with trio.move_on_after(0) as scope:
         await write_queue.take_batch()
@@ -190,7 +190,7 @@ sizes = st.integers(1, 3) | st.integers(BATCH_BYTES // 3, BATCH_BYTES + 2)
 
 
 @given(st.lists(st.tuples(sizes, st.booleans()), min_size=1, max_size=12))
-def test_urgent_lines_leave_before_ordinary_ones_whatever_their_sizes(lines):
+def test_urgent_lines_precede_ordinary_ones_whatever_their_sizes(lines):
     write_queue = WriteQueue()
     for number, (size, urgent) in enumerate(lines):
         write_queue.put(b"%d%s%s\n" % (number, b"u" if urgent else b"o", b"." * size), urgent=urgent)
@@ -247,7 +247,7 @@ takes_back = st.tuples(st.just("take back"), st.integers(0, 12), st.just(None))
 
 
 @given(st.lists(puts | rooms | lets_run | takes_back, max_size=30))
-def test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them(actions):
+def test_lines_reach_a_stream_whole_and_in_order_whichever_task_writes_them(actions):
     trio.run(send_through, Narrow(), actions)
 
 
@@ -289,7 +289,7 @@ async def send_through(stream, actions):
     ]
 
 
-async def test_a_line_is_written_at_once_while_nothing_waits():
+async def test_a_line_is_written_immediately_if_nothing_is_queued():
     stream, taken = Narrow(), []
     stream.make_room(100)
     write_queue = WriteQueue(stream.send_nowait, lambda queued_line: taken.append(queued_line.line))
@@ -307,7 +307,7 @@ async def test_a_line_is_written_at_once_while_nothing_waits():
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError, trio.ClosedResourceError])
-async def test_a_stream_that_is_broken_is_left_to_the_writer(error):
+async def test_a_broken_stream_is_left_to_the_writer(error):
     def send_nowait(_):
         raise error
 
@@ -324,7 +324,7 @@ async def test_a_stream_that_is_broken_is_left_to_the_writer(error):
 
 
 class Letters(RuleBasedStateMachine):
-    """Each queued_line is written once, in the order of its kind, or taken back, or dropped by the end."""
+    """Each queued line is written once, in the order of its kind, or withdrawn, or dropped at the end."""
 
     queued_lines = Bundle("queued_lines")
 

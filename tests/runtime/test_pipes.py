@@ -1,4 +1,4 @@
-"""Our ends of a server's streams: whole, in order, closed once, and a checkpoint wherever Trio's rules ask for one."""
+"""The client's ends of a server's streams: whole, in order, closed once, and with checkpoints as Trio requires."""
 
 import gc
 import os
@@ -40,7 +40,7 @@ def fill(send):
         pass
 
 
-async def test_a_pipe_is_a_stream_as_trio_wants_it():
+async def test_a_pipe_passes_trios_stream_tests():
     async def make():
         return pipe()
 
@@ -53,7 +53,7 @@ async def test_a_pipe_is_a_stream_as_trio_wants_it():
         await check_one_way_stream(make, make_full)
 
 
-async def test_bytes_come_out_as_they_went_in():
+async def test_bytes_are_transferred_unchanged():
     data = random.Random(1).randbytes(1_000_000)
     got = bytearray()
     with trio.fail_after(10), pipe_ends() as (send, receive):
@@ -70,7 +70,7 @@ async def test_bytes_come_out_as_they_went_in():
     assert bytes(got) == data
 
 
-async def test_buffered_entries_are_returned_without_waiting_but_with_a_checkpoint():
+async def test_buffered_bytes_are_returned_without_waiting_but_with_a_checkpoint():
     with trio.fail_after(5), pipe_ends() as (send, receive):
         await send.send_all(b"abcd")
         for rest in (b"ab", b"cd"):
@@ -82,7 +82,7 @@ async def test_buffered_entries_are_returned_without_waiting_but_with_a_checkpoi
             await receive.receive_some(0)
 
 
-async def test_to_be_cancelled_loses_nothing():
+async def test_cancellation_loses_nothing():
     with trio.fail_after(5), pipe_ends() as (send, receive):
         await send.send_all(b"abcd")
         assert await receive.receive_some(1) == b"a"
@@ -97,7 +97,7 @@ async def test_to_be_cancelled_loses_nothing():
         assert await receive.receive_some(10) == b"bcd"
 
 
-async def test_a_line_is_written_as_far_as_it_goes_at_once():
+async def test_as_much_of_a_line_as_fits_is_written_immediately():
     size = 16 * PIPE_BYTES
     with pipe_ends() as (send, receive):
         fill(send)
@@ -107,7 +107,7 @@ async def test_a_line_is_written_as_far_as_it_goes_at_once():
             assert 0 < send.send_nowait(b"y" * size) < size
 
 
-async def test_a_pipe_that_nobody_reads_is_broken_and_one_that_was_closed_is_closed():
+async def test_a_pipe_without_a_reader_is_broken_and_a_closed_one_is_closed():
     send, receive = pipe()
     receive.close()
     with pytest.raises(trio.BrokenResourceError, match="Broken pipe"):
@@ -125,7 +125,7 @@ async def test_a_pipe_that_nobody_reads_is_broken_and_one_that_was_closed_is_clo
 
 
 @pytest.mark.parametrize("end", ["send", "receive"])
-async def test_who_waits_learns_that_it_was_closed(end):
+async def test_waiting_tasks_are_woken_when_the_pipe_is_closed(end):
     with trio.fail_after(5), pipe_ends() as (send, receive):
         async with trio.open_nursery() as nursery:
 
@@ -140,7 +140,7 @@ async def test_who_waits_learns_that_it_was_closed(end):
             (send if end == "send" else receive).close()
 
 
-async def test_one_that_is_forgotten_is_closed():
+async def test_a_garbage_collected_pipe_is_closed():
     send, receive = pipe()
     fd = send.fileno()
     del send
@@ -152,7 +152,7 @@ async def test_one_that_is_forgotten_is_closed():
     receive.close()
 
 
-async def test_writing_to_nobody_raises_no_signal_that_could_kill_the_program():
+async def test_writing_without_a_reader_does_not_raise_sigpipe():
     caught = []
     previous = signal.signal(signal.SIGPIPE, lambda number, frame: caught.append(number))
     try:
@@ -165,7 +165,7 @@ async def test_writing_to_nobody_raises_no_signal_that_could_kill_the_program():
     assert caught == []
 
 
-async def test_closing_is_the_end_also_while_a_forked_copy_holds_on(forked_copy):
+async def test_closing_is_seen_although_a_forked_copy_holds_the_descriptor(forked_copy):
     with trio.fail_after(5), pipe_ends() as (send, receive):
         await send.send_all(b"a")
         with forked_copy():
@@ -174,7 +174,7 @@ async def test_closing_is_the_end_also_while_a_forked_copy_holds_on(forked_copy)
             assert await receive.receive_some() == b""
 
 
-async def test_a_forked_copy_that_forgets_its_end_ends_nothing(forked_copy):
+async def test_garbage_collection_in_a_forked_copy_ends_nothing(forked_copy):
     with trio.fail_after(5), pipe_ends() as (send, receive):
         with forked_copy(send.__del__) as has_done_it:
             has_done_it()
@@ -183,7 +183,7 @@ async def test_a_forked_copy_that_forgets_its_end_ends_nothing(forked_copy):
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-async def test_a_failure_half_way_closes_everything_that_was_opened(monkeypatch, spare):
+async def test_a_failure_part_way_closes_everything_that_was_opened(monkeypatch, spare):
     pipes = iter([os.pipe] * spare)
 
     def open_pipe():

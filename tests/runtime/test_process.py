@@ -1,4 +1,4 @@
-"""The server process as the client sees it, on fakes and on the real binary."""
+"""The server process as seen by the client, with fake servers and the real binary."""
 
 import errno
 import json
@@ -107,7 +107,7 @@ def _not_executable(directory):
         "cwd is a file",
     ],
 )
-async def test_what_cannot_be_run_is_a_spawn_error_with_its_reason(spawn, make, number, tmp_path):
+async def test_a_program_that_cannot_be_run_raises_spawn_error_with_the_reason(spawn, make, number, tmp_path):
     program, cwd = make(tmp_path)
     process = spawn([program, "app-server"], cwd=cwd)
     with trio.fail_after(10):
@@ -126,7 +126,7 @@ async def test_what_cannot_be_run_is_a_spawn_error_with_its_reason(spawn, make, 
     assert process.pid is None
 
 
-async def test_an_old_kernel_without_pidfds_and_memfds_will_do(monkeypatch, no_leaks):
+async def test_an_old_kernel_without_pidfds_and_memfds_is_supported(monkeypatch, no_leaks):
     def refuse(*args):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
@@ -137,7 +137,7 @@ async def test_an_old_kernel_without_pidfds_and_memfds_will_do(monkeypatch, no_l
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
 
-async def test_without_a_guard_a_stop_during_the_start_ends_it(monkeypatch, no_leaks):
+async def test_without_a_guard_stopping_during_the_start_ends_the_process(monkeypatch, no_leaks):
     spawned = trio.Event()
     returned = trio.Event()
     pids = []
@@ -165,7 +165,7 @@ async def test_without_a_guard_a_stop_during_the_start_ends_it(monkeypatch, no_l
         await until(lambda: not _process.reap())
 
 
-async def test_one_that_is_stopped_before_it_has_started_can_be_stopped_again(spawn):
+async def test_a_process_stopped_before_it_has_started_can_be_stopped_again(spawn):
     process = spawn(fake("echo"))
     with trio.fail_after(10):
         for _ in range(2):
@@ -193,19 +193,21 @@ async def test_too_long_a_command_line_is_a_spawn_error():
         (["cat"], {}, "\0"),
     ],
 )
-def test_an_argument_that_no_program_can_receive_is_refused_at_once(argv, env, cwd):
+def test_an_argument_that_no_program_can_receive_is_refused_immediately(argv, env, cwd):
     with nothing_left(), pytest.raises(ValueError, match=r"argv|NUL|environment"):
         spawn_server(argv, env=env, cwd=cwd)
 
 
-async def test_a_guard_that_cannot_be_started_is_a_spawn_error_and_leaves_nothing(monkeypatch, no_leaks):
+async def test_a_guard_that_cannot_be_started_raises_spawn_error_and_leaves_nothing_behind(
+    monkeypatch, no_leaks
+):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(SpawnError) as caught:
         spawn_server(["/bin/cat"], env=ENV)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-async def test_a_guard_that_dies_before_the_server_is_a_spawn_error_with_its_last_words(
+async def test_a_guard_that_dies_before_the_server_raises_spawn_error_with_its_output(
     monkeypatch, no_leaks, tmp_path
 ):
     broken = tmp_path / "python"
@@ -220,7 +222,7 @@ async def test_a_guard_that_dies_before_the_server_is_a_spawn_error_with_its_las
         assert await process.stop(5) is None
 
 
-async def test_out_of_descriptors_is_a_spawn_error_and_leaves_nothing(no_leaks):
+async def test_running_out_of_descriptors_raises_spawn_error_and_leaves_nothing_behind(no_leaks):
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,7 +252,7 @@ async def test_out_of_descriptors_is_a_spawn_error_and_leaves_nothing(no_leaks):
 # -- the end of the server -----------------------------------------------------------------------------------------
 
 
-async def test_the_exit_status_is_the_servers_with_all_it_said(run, spawn):
+async def test_the_end_has_the_servers_exit_status_and_all_its_output(run, spawn):
     process = spawn(fake("last_words", 7))
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -262,7 +264,7 @@ async def test_the_exit_status_is_the_servers_with_all_it_said(run, spawn):
             assert await process.stop(5) == 7
 
 
-async def test_stderr_is_complete_at_the_end_even_if_nobody_drained_it(no_leaks):
+async def test_stderr_is_complete_at_the_end_even_if_it_was_not_drained(no_leaks):
     process = spawn_server(fake("last_words", 0), env=ENV)
     with trio.fail_after(10):
         assert await process.wait() == 0
@@ -279,7 +281,7 @@ async def test_death_by_a_signal_is_a_negative_status(spawn, number):
         assert await process.stop(5) == -number
 
 
-async def test_many_may_wait_and_be_cancelled(run):
+async def test_several_tasks_may_wait_and_be_cancelled(run):
     ended = []
 
     async def wait(process):
@@ -301,7 +303,7 @@ async def test_many_may_wait_and_be_cancelled(run):
     assert ended == [-signal.SIGKILL] * 5
 
 
-async def test_started_is_reported_while_somebody_waits_for_the_end(no_leaks):
+async def test_started_is_reported_while_another_task_waits_for_the_end(no_leaks):
     process = spawn_server(fake("gentle"), env=ENV)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -326,7 +328,7 @@ async def test_terminate_and_kill_do_nothing_after_the_end(run):
 # -- stderr --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_flood_on_stderr_does_not_hold_up_the_server(run, no_leaks):
+async def test_a_flood_on_stderr_does_not_block_the_server(run, no_leaks):
     async with run(*fake("flood")) as server:
         await server.process.stop(5)
     assert server.process.stderr.total > 10_000_000
@@ -379,7 +381,7 @@ def test_the_tail_is_text_that_a_terminal_can_show(data, text):
     assert ring.tail() == text
 
 
-def test_the_tail_may_be_of_what_came_lately_alone(monkeypatch):
+def test_the_tail_may_be_limited_to_recent_output(monkeypatch):
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     ring = StderrRing()
@@ -396,7 +398,7 @@ def test_the_tail_may_be_of_what_came_lately_alone(monkeypatch):
     assert ring.tail(seconds=5) == ""
 
 
-def test_a_cut_through_a_character_leaves_no_trace():
+def test_a_truncated_character_is_dropped():
     ring = StderrRing()
     ring.feed("é€𝄞".encode() * 10)
     for limit in range(1, 90):
@@ -424,7 +426,7 @@ async def _receive(process, number):
 
 
 @pytest.mark.real
-async def test_the_real_server_ends_on_eof_with_its_commands_and_what_they_left(tmp_path, no_leaks):
+async def test_the_real_server_ends_on_eof_with_its_commands_and_their_children(tmp_path, no_leaks):
     from trio_codex._launch._binary import find_binary
 
     home = tmp_path / "home"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 # -- stop ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_gentle_server_ends_on_eof(run, no_leaks):
+async def test_a_cooperative_server_ends_on_eof(run, no_leaks):
     async with run(*fake("gentle")) as server:
         assert await server.process.stop(5) == 0
         assert await server.process.stop(5) == 0
@@ -31,7 +31,7 @@ async def test_a_gentle_server_ends_on_eof(run, no_leaks):
     ("behaviour", "returncode"),
     [("deaf", -signal.SIGTERM), ("stubborn", -signal.SIGKILL), ("mute", 0), ("chatter", 0)],
 )
-async def test_a_server_is_ended_by_what_it_takes(run, behaviour, returncode, no_leaks):
+async def test_stopping_escalates_until_the_server_ends(run, behaviour, returncode, no_leaks):
     async with run(*fake(behaviour)) as server:
         assert await server.process.stop(0.3) == returncode
         assert not runs(server.process.pid)
@@ -49,27 +49,27 @@ async def test_a_stopped_server_is_ended(run, behaviour, returncode, no_leaks):
     await gone(server.process.pid)
 
 
-async def test_a_server_whose_stdout_nobody_drains_is_ended(spawn, no_leaks):
+async def test_a_server_whose_stdout_is_not_drained_is_ended(spawn, no_leaks):
     process = spawn(fake("chatter"))
     with trio.fail_after(10):
         await process.started()
         assert await process.stop(0.5) == -signal.SIGTERM
 
 
-async def test_no_grace_is_no_grace(run, no_leaks):
-    async with run(*fake("deaf")) as server:  # it would end on SIGTERM
+async def test_with_a_grace_of_zero_the_server_is_killed_immediately(run, no_leaks):
+    async with run(*fake("deaf")) as server:  # this server would end on SIGTERM
         assert await server.process.stop(0) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("behaviour", ["stubborn_child", "daemon"])
-async def test_what_the_server_leaves_behind_is_ended_and_stdout_ends(behaviour, no_leaks):
+async def test_processes_left_behind_by_the_server_are_ended_and_stdout_ends(behaviour, no_leaks):
     async with running(*fake(behaviour)) as server:
         assert runs(server.pids[0])
         assert await server.process.stop(5) == 0
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
 
-async def test_without_a_guard_what_was_below_in_its_group_is_ended_too(monkeypatch):
+async def test_without_a_guard_processes_in_the_servers_group_are_ended_too(monkeypatch):
     monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     async with running(*fake("stubborn_child"), guarded=False) as server:
         await server.process.stop(5)
@@ -86,14 +86,14 @@ async def test_without_a_guard_children_in_other_sessions_are_found_by_psutil(mo
         await gone(*server.pids)
 
 
-async def test_when_the_server_dies_its_tree_is_ended_without_being_asked(no_leaks):
+async def test_when_the_server_dies_its_tree_is_ended_automatically(no_leaks):
     async with running(*fake("stubborn_daemon")) as server:
         os.kill(server.process.pid, signal.SIGKILL)
         await gone(server.process.pid, *server.pids)
         assert await server.process.wait() == -signal.SIGKILL
 
 
-async def test_kill_tree_ends_everything_at_once(no_leaks):
+async def test_kill_tree_ends_everything_immediately(no_leaks):
     async with running(*fake("stubborn_daemon")) as server:
         await server.process.kill_tree()
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
@@ -116,7 +116,7 @@ async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, n
             await server.process.stop(1000)
         assert scope.cancelled_caught
         assert not runs(server.process.pid)
-        # The gentle one may be faster than the signal: its stdin is closed first.
+        # The cooperative server may end before the signal, because its stdin is closed first.
         assert server.process.returncode in (
             (0, -signal.SIGKILL) if behaviour == "gentle" else (-signal.SIGKILL,)
         )
@@ -128,7 +128,7 @@ async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, n
 
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.25])
-async def test_a_stop_that_is_cancelled_half_way_still_ends_everything(run, after, no_leaks):
+async def test_a_stop_cancelled_part_way_still_ends_everything(run, after, no_leaks):
     async with run(*fake("stubborn")) as server:
         with trio.move_on_after(after) as scope:
             await server.process.stop(0.4)
@@ -138,7 +138,7 @@ async def test_a_stop_that_is_cancelled_half_way_still_ends_everything(run, afte
         assert await server.process.stop(0) == -signal.SIGKILL
 
 
-async def test_waiters_are_reported_when_it_is_stopped(run):
+async def test_waiting_tasks_are_woken_when_the_process_is_stopped(run):
     told = []
 
     async def wait(process):
@@ -152,7 +152,7 @@ async def test_waiters_are_reported_when_it_is_stopped(run):
     assert told == [-signal.SIGKILL] * 3
 
 
-async def test_tasks_on_the_streams_are_reported_when_it_is_stopped(run):
+async def test_tasks_using_the_streams_are_woken_when_the_process_is_stopped(run):
     async def send(process):
         with pytest.raises(trio.ClosedResourceError):
             await process.stdin.send_all(bytes(10_000_000))
@@ -165,11 +165,11 @@ async def test_tasks_on_the_streams_are_reported_when_it_is_stopped(run):
             await server.process.stdout.receive_some()
 
 
-async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
+async def test_stopping_before_the_start_is_complete_ends_the_process(spawn, no_leaks):
     process = spawn(fake("stubborn"))
     with trio.fail_after(10):
         await process.kill_tree()
-        # How far it got is a race; that it ended is not.
+        # How far the start got is a race, but the process must have ended.
         if process.pid is not None:
             assert process.returncode == -signal.SIGKILL
             assert not runs(process.pid)
@@ -178,7 +178,7 @@ async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
                 await process.started()
 
 
-async def test_waiters_are_reported_when_it_is_abandoned():
+async def test_waiting_tasks_are_woken_when_the_process_is_abandoned():
     async def wait(process):
         with pytest.raises(trio.ClosedResourceError):
             await process.wait()
@@ -193,7 +193,7 @@ async def test_waiters_are_reported_when_it_is_abandoned():
 
 
 @pytest.mark.parametrize("started", [False, True])
-async def test_a_process_that_is_abandoned_ends_in_the_background(spawn, started):
+async def test_an_abandoned_process_ends_in_the_background(spawn, started):
     with nothing_left():
         process = spawn(fake("stubborn"))
         if started:
@@ -211,7 +211,7 @@ async def test_a_process_that_is_abandoned_ends_in_the_background(spawn, started
             await until(lambda: not _process.reap())
 
 
-async def test_a_process_that_is_forgotten_ends_in_the_background():
+async def test_a_garbage_collected_process_ends_in_the_background():
     process = spawn_server(fake("stubborn_daemon"), env=ENV)
     with trio.fail_after(10):
         await process.started()
@@ -225,7 +225,7 @@ async def test_a_process_that_is_forgotten_ends_in_the_background():
         await until(lambda: not _process.reap())
 
 
-async def test_a_dead_guard_costs_the_server_its_life(no_leaks):
+async def test_the_server_ends_with_its_guard(no_leaks):
     async with running(*fake("stubborn_parent")) as server:
         os.kill(server.guard, signal.SIGKILL)
         assert await server.process.wait() == -signal.SIGKILL
@@ -233,14 +233,14 @@ async def test_a_dead_guard_costs_the_server_its_life(no_leaks):
         await gone(*server.pids)
 
 
-async def test_a_stopped_guard_does_not_hold_up_the_end(no_leaks):
+async def test_a_stopped_guard_does_not_delay_the_end(no_leaks):
     async with running(*fake("stubborn_daemon")) as server:
         os.kill(server.guard, signal.SIGSTOP)
         await server.process.stop(0.2)
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
 
-async def test_two_servers_do_not_touch_each_others_trees(no_leaks):
+async def test_two_servers_do_not_affect_each_others_trees(no_leaks):
     async with running(*fake("daemon")) as one, running(*fake("daemon")) as other:
         await one.process.kill_tree()
         assert not any(map(runs, [one.process.pid, *one.pids]))
@@ -249,7 +249,7 @@ async def test_two_servers_do_not_touch_each_others_trees(no_leaks):
         assert other.process.returncode == 0
 
 
-async def test_fifty_servers_one_after_the_other_leave_nothing():
+async def test_fifty_consecutive_servers_leave_nothing_behind():
     async def cycle():
         process = spawn_server(["/bin/cat"], env=ENV)
         with trio.fail_after(10):

@@ -38,7 +38,7 @@ def is_held(home):
     return False
 
 
-async def test_one_at_a_time_passes_on_a_fresh_home(tmp_path):
+async def test_starts_pass_one_at_a_time_on_a_new_home(tmp_path):
     inside = 0
     most = 0
     through = 0
@@ -62,14 +62,14 @@ async def test_one_at_a_time_passes_on_a_fresh_home(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_all_pass_at_once_where_the_databases_are(tmp_path):
+async def test_starts_pass_concurrently_once_the_databases_exist(tmp_path):
     (tmp_path / "state_9.sqlite").touch()
     with trio.fail_after(10):
         async with start_gate(tmp_path), start_gate(tmp_path), start_gate(tmp_path):
             assert not is_held(tmp_path)
 
 
-async def test_a_database_that_is_still_being_made_is_waited_for(tmp_path):
+async def test_starts_wait_for_a_database_that_is_being_created(tmp_path):
     entered = trio.Event()
 
     async def second():
@@ -86,7 +86,7 @@ async def test_a_database_that_is_still_being_made_is_waited_for(tmp_path):
             await entered.wait()
 
 
-async def test_other_processes_hold_it_and_their_death_lets_go(tmp_path):
+async def test_the_gate_is_held_across_processes_and_released_by_their_death(tmp_path):
     with subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-I", "-S", "-c", HOLDER, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -105,7 +105,7 @@ async def test_other_processes_hold_it_and_their_death_lets_go(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "cancelled while it waits"])
-async def test_it_is_released_whatever_happens(tmp_path, how):
+async def test_the_gate_is_released_whatever_happens(tmp_path, how):
     before = descriptors()
     with trio.fail_after(10):
         if how == "error":
@@ -129,12 +129,12 @@ async def test_it_is_released_whatever_happens(tmp_path, how):
     assert descriptors() == before
 
 
-async def test_a_copy_of_the_descriptor_in_another_process_does_not_hold_it(tmp_path, monkeypatch):
+async def test_a_copy_of_the_descriptor_in_another_process_does_not_hold_the_gate(tmp_path, monkeypatch):
     copies = []
 
     def open_twice(*args, open_once=os.open):
         fd = open_once(*args)
-        copies.append(os.dup(fd))  # as a fork does, too
+        copies.append(os.dup(fd))  # as a fork does
         return fd
 
     with monkeypatch.context() as patch:
@@ -146,7 +146,7 @@ async def test_a_copy_of_the_descriptor_in_another_process_does_not_hold_it(tmp_
         os.close(fd)
 
 
-async def test_it_is_a_checkpoint(tmp_path):
+async def test_passing_the_gate_is_a_checkpoint(tmp_path):
     for home in (tmp_path, tmp_path / "missing"):
         with trio.testing.assert_checkpoints():
             async with start_gate(home):
@@ -154,7 +154,7 @@ async def test_it_is_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["no such directory", "a file", "no locks", "no fcntl"])
-async def test_where_there_is_no_lock_there_is_no_gate(tmp_path, monkeypatch, why):
+async def test_without_support_for_locks_there_is_no_gate(tmp_path, monkeypatch, why):
     def refuse(fd, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -174,7 +174,7 @@ async def test_where_there_is_no_lock_there_is_no_gate(tmp_path, monkeypatch, wh
             assert descriptors() == before
 
 
-async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_reports_what_is_wrong(
+async def test_a_home_that_cannot_be_listed_counts_as_new_and_the_server_reports_the_problem(
     tmp_path, monkeypatch
 ):
     def refuse(*_):
@@ -203,7 +203,7 @@ INITIALIZE = {
 
 
 @pytest.mark.real
-async def test_sixteen_first_starts_on_one_fresh_home_all_succeed(tmp_path):
+async def test_sixteen_concurrent_first_starts_on_one_new_home_all_succeed(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "config.toml").write_text(

@@ -1,4 +1,4 @@
-"""Buffers between the reader and its consumers: lag, merging, overflow, wakeups, and concurrent reads."""
+"""Buffers between the reader and its consumers: lag, merging, overflow, wake-ups, and concurrent reads."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ async def rest_of(subscription):
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-async def test_entries_come_out_in_order_and_then_the_iteration_ends():
+async def test_events_are_returned_in_order_and_then_the_iteration_ends():
     subscription, _ = subscribe()
     events = [Event("1"), delta("2"), delta("3"), Event("4")]
     for event in events:
@@ -40,12 +40,12 @@ async def test_entries_come_out_in_order_and_then_the_iteration_ends():
     assert await rest_of(subscription) == []
 
 
-async def test_iterating_is_iterating_over_itself():
+async def test_a_subscription_is_its_own_iterator():
     subscription, _ = subscribe()
     assert aiter(subscription) is subscription
 
 
-async def test_a_waiting_consumer_is_woken_once_the_reader_is_through_with_its_chunk():
+async def test_a_waiting_consumer_is_woken_at_the_end_of_a_chunk():
     subscription, wakeups = subscribe()
     got = []
     with trio.fail_after(5):
@@ -118,7 +118,7 @@ async def test_a_consumer_that_is_cancelled_with_a_full_buffer_loses_nothing():
     assert got + await rest_of(subscription) == events
 
 
-async def test_a_cancelled_wait_and_the_wake_up_it_asked_for_do_not_end_the_next_wait():
+async def test_a_pending_wake_up_of_a_cancelled_wait_does_not_end_the_next_wait():
     subscription, wakeups = subscribe()
     got = []
     with trio.fail_after(5):
@@ -128,7 +128,7 @@ async def test_a_cancelled_wait_and_the_wake_up_it_asked_for_do_not_end_the_next
                 @nursery.start_soon
                 async def cancel():
                     await wait_all_tasks_blocked()
-                    subscription.put(Event("1"))  # its wakeup is due, but not flushed
+                    subscription.put(Event("1"))  # its wake-up is due, but not flushed
                     scope.cancel()
 
                 await subscription.__anext__()
@@ -166,7 +166,7 @@ async def test_other_tasks_run_while_a_full_buffer_is_read():
 
             async for _ in subscription:
                 read += 1
-    # Two tasks that are ready at once run in any order, so the watcher may miss one turn.
+    # Trio runs ready tasks in any order, so the watcher may miss one step.
     assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 2 * SCHEDULE_EVERY_EVENTS
     assert len(seen) >= count // SCHEDULE_EVERY_EVENTS // 2
 
@@ -190,7 +190,7 @@ async def test_other_tasks_run_at_least_every_millisecond_while_a_full_buffer_is
                     await trio.lowlevel.checkpoint()
 
             async for _ in subscription:
-                now += 0.00101  # as if handling an event took that long
+                now += 0.00101  # as if handling an event took this long
     assert turns >= 15
 
 
@@ -213,7 +213,7 @@ async def test_every_read_is_a_cancellation_point():
             await subscription.__anext__()
 
 
-async def test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too():
+async def test_a_read_that_does_not_yield_is_a_cancellation_point_too():
     subscription, _ = subscribe()
     for number in range(3):
         subscription.put(Event(str(number)))
@@ -245,7 +245,7 @@ async def test_a_second_consumer_is_refused_while_the_first_waits():
             wakeups.flush()
 
 
-async def test_a_second_consumer_never_ends_the_iteration_of_the_first_that_was_just_woken():
+async def test_a_second_consumer_does_not_end_the_iteration_of_a_first_one_that_was_just_woken():
     subscription, wakeups = subscribe()
     first, second = [], []
 
@@ -263,7 +263,7 @@ async def test_a_second_consumer_never_ends_the_iteration_of_the_first_that_was_
             await wait_all_tasks_blocked()
             subscription.put(Event("1"))
             wakeups.flush()
-            # The first is scheduled now, and has not run.
+            # The first is scheduled, and has not run yet.
             with pytest.raises(trio.BusyResourceError):
                 second.append(await subscription.__anext__())
             await wait_all_tasks_blocked()
@@ -332,7 +332,7 @@ async def test_deltas_are_merged_per_item_once_the_consumer_lags():
     ]
 
 
-async def test_nothing_is_merged_past_an_event_that_is_no_delta():
+async def test_deltas_are_not_merged_across_other_events():
     subscription, _ = subscribe(8)
     events = [*(Event(str(number)) for number in range(4)), delta("a1"), delta("a2"), Event("x"), delta("a3")]
     for event in events:
@@ -342,7 +342,7 @@ async def test_nothing_is_merged_past_an_event_that_is_no_delta():
     assert got[4:] == [Event("a1a2", "a", 2), Event("x"), Event("a3", "a", 1)]
 
 
-async def test_a_delta_is_not_merged_into_one_that_was_read():
+async def test_a_delta_is_not_merged_into_one_that_was_already_read():
     subscription, _ = subscribe(4)
     for text in "abcd":
         subscription.put(delta(text))
@@ -377,7 +377,7 @@ async def test_the_end_of_an_item_stays_behind_its_text_when_a_consumer_catches_
     assert [event.text for event in got] == ["0", "1", "2", "item/completed", "3"]
 
 
-async def test_lag_begins_at_a_thousand_events_however_large_the_buffer_is():
+async def test_lag_begins_at_a_thousand_events_whatever_the_buffer_size():
     subscription, _ = subscribe(100 * LAG_EVENTS, 10**9)
     for _ in range(LAG_EVENTS + 100):
         subscription.put(delta("x"))
@@ -390,7 +390,7 @@ async def test_lag_begins_at_a_thousand_events_however_large_the_buffer_is():
 # -- bounds --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_consumer_beyond_the_bound_in_events_gets_what_was_buffered_and_then_an_overflow():
+async def test_a_consumer_over_the_limit_of_events_gets_buffered_events_and_then_an_overflow():
     subscription, _ = subscribe(4)
     for number in range(100):
         subscription.put(Event(str(number)))
@@ -401,7 +401,7 @@ async def test_a_consumer_beyond_the_bound_in_events_gets_what_was_buffered_and_
 
 
 @pytest.mark.parametrize("max_events", [4, 1000], ids=["lagging", "keeping up"])
-async def test_a_consumer_beyond_the_bound_in_bytes_gets_an_overflow(max_events):
+async def test_a_consumer_over_the_limit_of_bytes_gets_an_overflow(max_events):
     subscription, _ = subscribe(max_events, 100)
     for number in range(10):
         subscription.put(delta("x" * 30, str(number % 2)))
@@ -410,7 +410,7 @@ async def test_a_consumer_beyond_the_bound_in_bytes_gets_an_overflow(max_events)
     assert caught.value.size == 120
 
 
-async def test_merged_text_counts_in_bytes():
+async def test_merged_text_counts_toward_the_limit_of_bytes():
     subscription, _ = subscribe(2, 1000)
     for _ in range(1000):
         subscription.put(delta("\N{GRINNING FACE}"))
@@ -421,7 +421,7 @@ async def test_merged_text_counts_in_bytes():
     assert caught.value.size <= 1004
 
 
-async def test_reading_makes_room_again():
+async def test_reading_frees_space():
     subscription, _ = subscribe(4, 100)
     for _ in range(50):
         for _ in range(3):
@@ -464,7 +464,7 @@ async def test_after_an_overflow_a_consumer_waits_for_the_terminal_event():
             wakeups.flush()
 
 
-async def test_a_terminal_event_of_any_size_is_no_overflow():
+async def test_a_terminal_event_of_any_size_does_not_overflow():
     subscription, _ = subscribe(2, 10)
     subscription.put_last(Event("x" * 1000))
     assert await rest_of(subscription) == [Event("x" * 1000)]
@@ -473,7 +473,7 @@ async def test_a_terminal_event_of_any_size_is_no_overflow():
 # -- the end -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_error_comes_after_what_was_buffered_and_is_made_afresh_each_time():
+async def test_an_error_follows_buffered_events_and_is_a_new_exception_each_time():
     subscription, _ = subscribe()
     subscription.put(Event("1"))
     subscription.end(lambda: ConnectionBroken("gone", pid=7))
@@ -489,7 +489,7 @@ async def test_an_error_comes_after_what_was_buffered_and_is_made_afresh_each_ti
     assert caught[0] is not caught[1]
 
 
-async def test_after_the_terminal_event_an_error_does_not_count():
+async def test_an_error_after_the_terminal_event_is_ignored():
     subscription, _ = subscribe()
     subscription.put_last(Event("turn/completed"))
     subscription.end(lambda: ConnectionBroken("gone"))
@@ -506,13 +506,13 @@ async def test_a_released_buffer_is_dropped_and_accepts_nothing_more():
     assert await rest_of(subscription) == []
 
 
-async def test_a_released_subscription_that_has_not_ended_is_over_for_its_consumer():
+async def test_releasing_a_subscription_ends_the_iteration():
     subscription, _ = subscribe()
     subscription.release()
     assert await rest_of(subscription) == []
 
 
-async def test_a_consumer_that_waits_when_its_subscription_is_released_is_not_left_waiting_forever():
+async def test_releasing_a_subscription_wakes_its_waiting_consumer():
     subscription, _ = subscribe()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:

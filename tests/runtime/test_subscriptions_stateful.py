@@ -11,7 +11,7 @@ from trio_codex.errors import ConnectionBroken, SubscriptionOverflow
 
 
 def streams(events):
-    """What the reader of each item sees: its text, and all other events."""
+    """Return the text of each item, and all other events, as seen by a consumer."""
     return {
         item: "".join(
             event.text if event.item is not None else f"|{event.text}|"
@@ -23,7 +23,7 @@ def streams(events):
 
 
 def at_once(async_fn):
-    """Run it on a clock that jumps, so that a hang fails immediately."""
+    """Run a function on a mock clock, so that a hang fails immediately."""
     return trio.run(async_fn, clock=MockClock(autojump_threshold=0))
 
 
@@ -39,7 +39,7 @@ class Buffering(RuleBasedStateMachine):
         self.subscription, self.wakeups = subscribe(max_events, max_bytes)
         self.accepted = []
         self.got = []
-        self.unread = 0  # events that were accepted and not read, merged ones counted one by one
+        self.unread = 0  # accepted events that were not read, counting merged ones individually
         self.unread_bytes = 0
         self.overflowing = False
         self.overflow_told = False

@@ -1,4 +1,4 @@
-"""Timeouts expire when they are due, and time in which the program was blocked does not count."""
+"""Timeouts expire when they are due; time while the program was blocked does not count."""
 
 import math
 
@@ -52,7 +52,7 @@ async def test_a_timeout_that_has_ended_does_not_expire(timeouts, autojump_clock
     assert timeouts.expired == [("c", 10)]
 
 
-async def test_what_expires_may_end_another_that_is_due(timeouts, autojump_clock):
+async def test_an_expiring_timeout_may_end_another_one_that_is_due(timeouts, autojump_clock):
     second = None
     timeouts.start(10, lambda: timeouts.end(second))
     second = timeouts.begin("second")
@@ -96,7 +96,7 @@ async def test_a_scope_is_cancelled_when_its_timeout_expires(timeouts, autojump_
     assert not scope.cancel_called
 
 
-async def test_a_sleep_lasts_as_long_as_it_was_asked_to(timeouts, autojump_clock):
+async def test_a_sleep_lasts_as_long_as_requested(timeouts, autojump_clock):
     await timeouts.sleep(3600)
     assert trio.current_time() - timeouts.began == pytest.approx(3600)
     assert timeouts.listened_since(timeouts.began) == pytest.approx(3600)
@@ -106,7 +106,7 @@ async def test_a_sleep_lasts_as_long_as_it_was_asked_to(timeouts, autojump_clock
 
 
 class Program:
-    """A program on a mock clock that a test can block: time passes, and Trio runs no task."""
+    """A program on a mock clock that a test can block: time passes while Trio runs no task."""
 
     def __init__(self):
         self.clock = MockClock(autojump_threshold=0)
@@ -116,7 +116,7 @@ class Program:
         return self.system
 
     def block(self, seconds, system=None):
-        """Let time pass on Trio's clock, and as much or ``system`` seconds on the system's."""
+        """Advance Trio's clock, and the system clock by the same time or by ``system`` seconds."""
         self.clock.jump(seconds)
         self.system += seconds if system is None else system
 
@@ -146,7 +146,7 @@ def test_the_time_of_a_stall_is_added_to_every_pending_timeout_and_logged(monkey
         assert timeouts.expired == []
         await trio.sleep(100)
         [(_, a), (_, b)] = timeouts.expired
-        # The tick in which it began counts.
+        # The tick in which the stall began counts.
         assert 110 - TICK_SECONDS <= a.expected <= 110
         assert b.expected - a.expected == pytest.approx(20)
         assert timeouts.listened_since(timeouts.began) == pytest.approx(
@@ -165,7 +165,7 @@ def test_a_stall_between_the_start_of_a_timeout_and_the_next_step_of_the_watch_i
         program.block(100)
         await trio.sleep(1)
         assert timeouts.expired == []
-        # Again, where the watch is in a tick of its own and both it and an earlier timeout call it.
+        # The same while the watch is in its own tick, with an earlier timeout pending.
         program.block(100)
         timeouts.begin("b", 0.01)
         await trio.sleep(5)
@@ -177,7 +177,7 @@ def test_a_stall_between_the_start_of_a_timeout_and_the_next_step_of_the_watch_i
 
 
 @pytest.mark.parametrize(("trio_seconds", "system_seconds"), [(100, 0), (100, STALL_SECONDS / 2)])
-def test_time_that_passes_on_one_clock_only_is_no_stall(monkeypatch, caplog, trio_seconds, system_seconds):
+def test_time_that_passes_on_only_one_clock_is_not_a_stall(monkeypatch, caplog, trio_seconds, system_seconds):
     async def jumped(timeouts, program):
         timeouts.begin("a", 10)
         await trio.sleep(1)
@@ -189,7 +189,7 @@ def test_time_that_passes_on_one_clock_only_is_no_stall(monkeypatch, caplog, tri
     assert caplog.records == []
 
 
-def test_a_program_that_is_blocked_again_and_again_still_gets_its_timeout(monkeypatch):
+def test_a_repeatedly_blocked_program_still_gets_its_timeout(monkeypatch):
     async def hogged(timeouts, program):
         timeouts.begin("a", 10)
         for _ in range(200):
@@ -200,7 +200,7 @@ def test_a_program_that_is_blocked_again_and_again_still_gets_its_timeout(monkey
     run(monkeypatch, hogged)
 
 
-async def test_nothing_expires_while_the_reader_finds_bytes(timeouts, autojump_clock):
+async def test_nothing_expires_while_the_reader_has_bytes_to_read(timeouts, autojump_clock):
     expired_after = []
 
     async def read():
@@ -220,7 +220,7 @@ async def test_nothing_expires_while_the_reader_finds_bytes(timeouts, autojump_c
     assert [name for name, _ in timeouts.expired] == ["a"]
 
 
-async def test_a_pipe_that_never_runs_empty_holds_nothing_up_for_longer_than_a_tick(nursery):
+async def test_a_pipe_that_is_never_empty_delays_timeouts_by_at_most_a_tick(nursery):
     timeouts = Watched()
     nursery.start_soon(timeouts.watch)
 

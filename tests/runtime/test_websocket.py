@@ -1,4 +1,4 @@
-"""WebSocket frames to messages: the same messages for any split, and one kind of error, whatever a server sends."""
+"""From WebSocket frames to messages: the same messages in any chunks, and one kind of error for invalid input."""
 
 import itertools
 import json
@@ -43,19 +43,19 @@ MESSAGE = b'{"method":"m","params":{}}'
 
 
 def taken_control(channel):
-    """What the reader hands to the writer."""
+    """Return the control frame that the reader passes to the writer."""
     control, channel.control = channel.control, b""
     return control
 
 
 def opened(stream, max_message_bytes=10_000):
-    """Return a channel whose handshake is done."""
+    """Return a channel after the handshake."""
     protocol = ClientProtocol(parse_uri(URL), state=OPEN, max_size=max_message_bytes)
     return WebSocketChannel(stream, protocol, max_message_bytes, URL, Secrets({}))
 
 
 async def all_messages(chunks, max_message_bytes=10_000):
-    """Return what a channel receives of a server that sends these chunks, one at a time, and closes the stream."""
+    """Return what a channel receives from a server that sends these chunks one at a time and closes the stream."""
     client_end, server_end = memory_stream_pair()
     channel, got = opened(client_end, max_message_bytes), []
     with fail_soon():
@@ -92,7 +92,7 @@ between = st.lists(
 
 @st.composite
 def fragmented(draw):
-    """A message, its opcode, and its frames with control frames between them."""
+    """Generate a message, its opcode, and its frames with control frames in between."""
     data, opcode = draw(texts), draw(st.sampled_from([TEXT, TEXT, BINARY]))
     frames = message(data, *draw(sizes), opcode=opcode)
     return data, opcode, b"".join(part for each in frames for part in [*draw(between), each])
@@ -101,7 +101,7 @@ def fragmented(draw):
 @given(st.lists(fragmented(), max_size=8), cuts)
 @example([(b"no", BINARY, b"".join(message(b"no", 1, opcode=BINARY)))], [])
 @example([(b"a", TEXT, frame(b"a"))] * 3, [1, 2, 3, 4, 5, 6, 7, 8])
-def test_any_messages_in_any_fragments_and_cuts_come_whole_and_in_order(messages, points):
+def test_messages_in_any_fragments_and_chunks_arrive_whole_and_in_order(messages, points):
     stream = b"".join(frames for _, _, frames in messages)
     got = received(cut(stream, points))
     assert got == [data for data, opcode, _ in messages if opcode == TEXT]
@@ -131,7 +131,7 @@ pieces = st.binary(max_size=12) | st.builds(
 @example([b"\x88\x01\x00"], [], 100)
 @example([close_frame(1000, b"\xff")], [1], 100)
 @example([frame(b"a", fin=False), close_frame(1000)], [], 100)
-def test_any_bytes_at_all_are_messages_the_end_or_one_kind_of_error(frames, points, limit):
+def test_arbitrary_bytes_give_messages_the_end_or_one_kind_of_error(frames, points, limit):
     try:
         got = received(cut(b"".join(frames), points), limit)
     except trio.BrokenResourceError:
@@ -140,12 +140,12 @@ def test_any_bytes_at_all_are_messages_the_end_or_one_kind_of_error(frames, poin
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 2**16 - 1, 2**16, 300_000])
-def test_messages_of_every_length_of_a_header_come_through(size):
+def test_messages_with_every_size_of_length_header_arrive(size):
     data = b"x" * size
     assert received([frame(data), frame(b"next")], 300_000) == [data, b"next"]
 
 
-def test_binary_messages_are_ignored_whole_and_in_fragments():
+def test_binary_messages_are_ignored_whether_fragmented_or_not():
     stream = [
         frame(b"no", BINARY),
         *message(b"neither", 1, 3, opcode=BINARY),
@@ -155,7 +155,7 @@ def test_binary_messages_are_ignored_whole_and_in_fragments():
     assert received(stream) == [b"but this", b"and this"]
 
 
-async def test_messages_that_came_with_the_handshake_are_received_before_the_stream_is_read():
+async def test_messages_sent_with_the_handshake_are_received_before_the_stream_is_read():
     client_end, server_end = memory_stream_pair()
     channel = opened(client_end)
     channel._protocol.receive_data(frame(b"early") + frame(b"ping", PING) + frame(b"bird"))
@@ -166,7 +166,7 @@ async def test_messages_that_came_with_the_handshake_are_received_before_the_str
     assert await client_frames(server_end) == [(PONG, b"ping")]
 
 
-def test_a_message_in_countless_fragments_takes_the_memory_of_its_bytes():
+def test_a_message_in_many_fragments_uses_no_more_memory_than_its_bytes():
     count = 20_000
     fragments = frame(b"", fin=False) + frame(b"", CONTINUATION, fin=False) * count
 
@@ -189,7 +189,7 @@ def test_a_message_in_countless_fragments_takes_the_memory_of_its_bytes():
         tracemalloc.stop()
 
 
-# -- what is not the protocol --------------------------------------------------------------------------------------
+# -- protocol violations --------------------------------------------------------------------------------------
 
 WRONG = {
     "masked": frame(b"x", masked=True),
@@ -205,13 +205,13 @@ WRONG = {
     "ping in fragments": frame(b"x", PING, fin=False),
     "ping that is too long": frame(b"x" * 126, PING),
     "close of one byte": frame(b"x", CLOSE),
-    "close without a reason that is text": close_frame(1000, b"\xff"),
+    "close with a reason that is not text": close_frame(1000, b"\xff"),
     "close within a message": frame(b"x", fin=False) + close_frame(1000),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-async def test_what_is_not_the_protocol_ends_the_connection_with_a_close_frame_after_what_came_before(wrong):
+async def test_a_protocol_violation_ends_the_connection_with_a_close_frame_after_earlier_messages(wrong):
     async with connected() as bench:
         await bench.server_end.send_all(frame(MESSAGE) + wrong)
         error = await bench.ended()
@@ -223,7 +223,7 @@ async def test_what_is_not_the_protocol_ends_the_connection_with_a_close_frame_a
 
 
 @pytest.mark.parametrize("sizes", [(), (4,), (10, 0)])
-async def test_a_message_as_long_as_the_limit_comes_and_one_more_byte_ends_the_connection(sizes):
+async def test_a_message_at_the_size_limit_arrives_and_one_more_byte_ends_the_connection(sizes):
     got, _ = await all_messages(message(b"0123456789", *sizes), 10)
     assert got == [b"0123456789"]
     async with connected(max_message_bytes=10) as bench:
@@ -234,7 +234,7 @@ async def test_a_message_as_long_as_the_limit_comes_and_one_more_byte_ends_the_c
     assert "10" in error.reason
 
 
-async def test_a_header_that_announces_too_much_is_refused_before_anything_of_it_comes():
+async def test_an_oversized_frame_is_refused_at_its_header():
     async with connected(max_message_bytes=10) as bench:
         await bench.server_end.send_all(frame(b"", size=2**63))
         assert "max_line_bytes" in (await bench.ended()).reason
@@ -247,7 +247,7 @@ CODES = sorted({*EXTERNAL_CLOSE_CODES, 3000, 3999, 4000, 4999})
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("reason", ["", "too slow"])
-async def test_a_close_with_a_code_is_answered_with_it_and_every_wait_fails_with_it(code, reason):
+async def test_a_close_code_is_echoed_and_reported_to_every_wait(code, reason):
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call)
         await wait_all_tasks_blocked()
@@ -268,21 +268,21 @@ async def test_a_close_without_a_code_is_answered_without_one():
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535])
-async def test_a_close_with_a_code_that_does_not_exist_is_not_the_protocol(code):
+async def test_an_invalid_close_code_is_a_protocol_violation(code):
     async with connected() as bench:
         await bench.server_end.send_all(close_frame(code))
         assert "broke the protocol" in (await bench.ended()).reason
         assert await bench.client_frames() == [(CLOSE, 1002)]
 
 
-async def test_what_comes_behind_a_close_is_ignored():
+async def test_data_after_a_close_is_ignored():
     async with connected() as bench:
         await bench.server_end.send_all(close_frame(1001) + frame(MESSAGE) + b"\xff\xff\xff")
         assert "1001" in (await bench.ended()).reason
         assert bench.receiver.got == []
 
 
-async def test_what_comes_before_a_close_in_the_same_chunk_counts():
+async def test_messages_before_a_close_in_the_same_chunk_are_received():
     async with connected() as bench:
         await bench.server_end.send_all(frame(MESSAGE) + close_frame(1001))
         assert "1001" in (await bench.ended()).reason
@@ -290,7 +290,7 @@ async def test_what_comes_before_a_close_in_the_same_chunk_counts():
 
 
 @pytest.mark.parametrize("before", [b"", frame(b"abc")[:1], frame(b"abc")[:3], frame(b"abc", fin=False)])
-async def test_a_stream_that_ends_without_a_close_anywhere_is_the_end_and_nothing_of_a_message(before):
+async def test_a_stream_that_ends_without_a_close_ends_the_connection_and_drops_partial_messages(before):
     async with connected() as bench:
         await bench.server_end.send_all(before)
         await bench.server_end.aclose()
@@ -299,7 +299,7 @@ async def test_a_stream_that_ends_without_a_close_anywhere_is_the_end_and_nothin
     assert error.reason == f"the server closed the connection ({URL})"
 
 
-async def test_a_close_frame_of_the_client_goes_out_unless_the_server_has_closed():
+async def test_the_client_sends_a_close_frame_unless_the_server_has_closed():
     client_end, server_end = memory_stream_pair()
     await opened(client_end).close()
     assert await client_frames(server_end) == [(CLOSE, 1000)]
@@ -318,11 +318,11 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_read(autojump_cl
     await opened(stream).close()
     assert trio.current_time() - began <= websocket.CLOSE_SECONDS
     with fail_soon():
-        while await server_end.receive_some():  # what did go out
+        while await server_end.receive_some():  # read what was sent
             pass
 
 
-async def test_closing_in_the_middle_of_a_write_closes_the_stream_at_once(autojump_clock):
+async def test_closing_during_a_write_closes_the_stream_immediately(autojump_clock):
     client_end, _ = lockstep_stream_pair()
     channel, began = opened(client_end), trio.current_time()
 
@@ -340,7 +340,7 @@ async def test_closing_in_the_middle_of_a_write_closes_the_stream_at_once(autoju
 # -- pings ---------------------------------------------------------------------------------------------------------
 
 
-async def test_of_a_flood_of_pings_the_newest_is_answered_and_the_reader_writes_nothing():
+async def test_in_a_flood_of_pings_only_the_newest_is_answered_and_not_by_the_reader():
     client_end, server_end = memory_stream_pair()
     channel = opened(client_end)
     await server_end.send_all(b"".join(frame(b"%d" % number, PING) for number in range(5000)))
@@ -355,7 +355,7 @@ async def test_of_a_flood_of_pings_the_newest_is_answered_and_the_reader_writes_
     assert await client_frames(server_end) == [(PONG, b"4999")]
 
 
-async def test_while_the_writer_is_blocked_only_the_newest_pong_waits_and_goes_first():
+async def test_while_the_writer_is_blocked_only_the_newest_pong_is_queued_and_sent_first():
     client_end, server_end = memory_stream_pair()
     stream = SlowStream(client_end)
     async with connected(stream=stream, server_end=server_end) as bench, trio.open_nursery() as nursery:
@@ -376,7 +376,7 @@ async def test_while_the_writer_is_blocked_only_the_newest_pong_waits_and_goes_f
         assert sent[1] == (PONG, b"99")
 
 
-async def test_pings_within_a_message_and_before_a_close_do_not_hide_them():
+async def test_pings_do_not_hide_the_message_or_close_around_them():
     async with connected() as bench:
         first, second = message(MESSAGE, 4)
         await bench.server_end.send_all(
@@ -390,7 +390,7 @@ async def test_pings_within_a_message_and_before_a_close_do_not_hide_them():
 # -- silence -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_server_is_pinged_after_20_s_and_lost_10_s_later(autojump_clock):
+async def test_a_silent_server_is_pinged_after_20_s_and_given_up_10_s_later(autojump_clock):
     began = trio.current_time()
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call)
@@ -408,7 +408,7 @@ async def test_a_silent_server_is_pinged_after_20_s_and_lost_10_s_later(autojump
     assert URL in error.reason
 
 
-async def test_a_server_that_falls_silent_is_pinged_soon_after_20_s_whenever_that_was(autojump_clock):
+async def test_a_server_that_falls_silent_at_any_time_is_pinged_soon_after_20_s(autojump_clock):
     async with connected() as bench:
         peer = WebSocketStream(bench.server_end)
         await trio.sleep(1)
@@ -425,7 +425,7 @@ async def test_a_server_that_falls_silent_is_pinged_soon_after_20_s_whenever_tha
     [[frame(b"", PONG)], [frame(b"", PING)], [frame(MESSAGE)], [b"\x81", b"\x02h", b"i"]],
     ids=["a pong", "a ping", "a message", "bytes of a message"],
 )
-async def test_anything_at_all_from_the_server_after_a_ping_keeps_the_connection(answers, autojump_clock):
+async def test_any_data_from_the_server_after_a_ping_keeps_the_connection(answers, autojump_clock):
     async with connected() as bench:
         peer = WebSocketStream(bench.server_end)
         for answer in 3 * answers:
@@ -438,7 +438,7 @@ async def test_anything_at_all_from_the_server_after_a_ping_keeps_the_connection
         assert bench.connection.close_reason is None
 
 
-async def test_a_server_that_talks_is_not_pinged(autojump_clock):
+async def test_an_active_server_is_not_pinged(autojump_clock):
     async with connected() as bench:
         for _ in range(20):
             await trio.sleep(SILENCE_SECONDS / 4)
@@ -449,9 +449,9 @@ async def test_a_server_that_talks_is_not_pinged(autojump_clock):
         assert await client_frames(bench.server_end) == []
 
 
-def test_a_stall_of_our_own_loop_is_not_blamed_on_the_server(monkeypatch):
+def test_a_stall_of_the_program_is_not_blamed_on_the_server(monkeypatch):
     class Program:
-        """The system's clock, and a program that a test can block."""
+        """The system clock, and a program that a test can block."""
 
         clock = MockClock(autojump_threshold=0)
         system = 0.0
@@ -468,7 +468,7 @@ def test_a_stall_of_our_own_loop_is_not_blamed_on_the_server(monkeypatch):
             peer = WebSocketStream(bench.server_end)
             with fail_soon():
                 await peer.receive_frames()  # the ping
-                program.block(100)  # and the server answers meanwhile
+                program.block(100)  # and the server answers in the meantime
                 await bench.server_end.send_all(frame(b"", PONG))
                 await trio.sleep(1)
                 assert bench.connection.close_reason is None
@@ -488,7 +488,7 @@ def test_a_stall_of_our_own_loop_is_not_blamed_on_the_server(monkeypatch):
 
 
 @given(st.lists(st.binary(max_size=40), max_size=5), st.integers(1, 15))
-def test_any_message_is_sent_in_masked_fragments_that_make_it_whole(messages, size):
+def test_a_message_of_any_size_is_sent_in_masked_fragments(messages, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(websocket, "FRAGMENT_BYTES", size)
 
@@ -518,7 +518,7 @@ class Bench:
         self.outcome = None
 
     async def call(self):
-        """Request something, and keep the outcome."""
+        """Send a request, and record its outcome."""
         try:
             self.outcome = json.loads(bytes(await self.connection.calls.request("call", None, "window")))
         except errors.CodexError as exc:
@@ -537,7 +537,7 @@ class Bench:
 
 
 async def client_frames(server_end):
-    """Return the frames that a client has sent before it closed: opcodes, and data or the code of a close."""
+    """Return the frames that a client sent before it closed: opcodes with data or close codes."""
     peer = WebSocketStream(server_end)
     with fail_soon():
         while await peer.receive_some():

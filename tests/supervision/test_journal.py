@@ -216,7 +216,7 @@ def test_a_full_disk_is_reported_and_old_content_is_kept(path, journal):
     with pytest.raises(errors.JournalError, match="full") as caught:
         for number in range(1000):
             journal.sending("a", f"key-{number}" + "x" * 100, "d" * 64, 1, None)
-    assert "room" in caught.value.hint
+    assert "disk space" in caught.value.hint
     written = len(journal.keys("a"))
     journal.close()
     again = Journal(path)

@@ -18,7 +18,7 @@ async def scripted(config=None):
 
 @asynccontextmanager
 async def on_thread(config=None, **options):
-    """Yield a thread, its server, and a nursery for tasks that use the thread meanwhile."""
+    """Yield a thread, its server, and a nursery for tasks that use the thread concurrently."""
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         yield await codex.thread_start(**options), server, nursery
 

@@ -1,4 +1,4 @@
-"""Turns against a scripted server: messages it sends, and ends that it reaches."""
+"""Helpers for turns on a scripted server."""
 
 from contextlib import asynccontextmanager
 
@@ -43,7 +43,7 @@ async def sleep_in_turn(thread, scope):
 
 
 async def run_one(thread, server):
-    """Prove that the thread is usable."""
+    """Run a turn to check that the thread is usable."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(thread.run, "again")
         await server.accept_turn()

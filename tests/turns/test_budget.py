@@ -62,7 +62,7 @@ def test_a_limit_is_positive(limit, value):
         Budget(**{limit: value})
 
 
-async def test_a_turn_that_uses_more_tokens_than_its_budget_is_interrupted_and_says_what_it_used():
+async def test_a_turn_that_exceeds_its_token_budget_is_interrupted_and_reports_its_usage():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         caught = Caught()
@@ -70,7 +70,7 @@ async def test_a_turn_that_uses_more_tokens_than_its_budget_is_interrupted_and_s
         await server.accept_turn()
         await use(server, 100, 100)
         await trio.testing.wait_all_tasks_blocked()
-        assert server.unexpected() == [], "as much as it may is not too much"
+        assert server.unexpected() == [], "usage equal to the limit is allowed"
         await use(server, 101, 1)
         await use(server, 150, 49)
         await interrupted(server)
@@ -83,7 +83,7 @@ async def test_a_turn_that_uses_more_tokens_than_its_budget_is_interrupted_and_s
         assert error.result.turn_usage.total_tokens == 150
 
 
-async def test_what_agents_use_counts_for_the_budget_of_their_turn():
+async def test_usage_of_agents_counts_toward_the_budget_of_their_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         caught = Caught()
@@ -99,7 +99,7 @@ async def test_what_agents_use_counts_for_the_budget_of_their_turn():
         assert caught.errors[0].result.agents_usage.total_tokens == 101
 
 
-async def test_a_turn_that_crosses_its_budget_with_its_last_request_raises_too():
+async def test_a_turn_that_exceeds_its_budget_with_its_last_request_also_raises():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         caught = Caught()
@@ -113,7 +113,7 @@ async def test_a_turn_that_crosses_its_budget_with_its_last_request_raises_too()
         assert server.unexpected() in ([], ["turn/interrupt"])
 
 
-async def test_the_budget_of_a_thread_covers_its_turns_together_and_starts_none_once_it_is_spent():
+async def test_the_budget_of_a_thread_covers_all_its_turns_and_refuses_turns_once_exhausted():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start(budget=Budget(tokens=100))
         await run_one(nursery, server, thread, "turn-1", total=60, last=60)
@@ -151,7 +151,7 @@ async def test_the_budget_of_a_client_ends_every_open_turn():
         assert codex.usage.total_tokens == 120
 
 
-async def test_a_number_of_turns_is_a_number_of_turns():
+async def test_a_budget_of_turns_counts_started_turns():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start(budget=Budget(turns=1))
         caught = Caught()
@@ -167,7 +167,7 @@ async def test_a_number_of_turns_is_a_number_of_turns():
         assert server.unexpected() == []
 
 
-async def test_instruments_are_not_notified_of_a_turn_that_a_budget_does_not_let_start():
+async def test_instruments_are_not_notified_of_a_turn_refused_by_a_budget():
     class Turns(Instrument):
         started = ended = 0
 
@@ -186,14 +186,14 @@ async def test_instruments_are_not_notified_of_a_turn_that_a_budget_does_not_let
     assert (turns.started, turns.ended) == (1, 1)
 
 
-async def test_a_turn_has_no_budget_of_turns():
+async def test_a_turn_budget_cannot_limit_turns():
     async with scripted() as (codex, _):
         thread = await codex.thread_start()
         with pytest.raises(ValueError, match="turns"):
             thread.turn("hi", budget=Budget(turns=1))
 
 
-async def test_time_that_is_up_interrupts_the_turn(autojump_clock):
+async def test_exceeding_the_time_limit_interrupts_the_turn(autojump_clock):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         caught = Caught()
@@ -209,7 +209,7 @@ async def test_time_that_is_up_interrupts_the_turn(autojump_clock):
         assert error.usage is None
 
 
-async def test_the_time_of_a_thread_passes_only_while_a_turn_is_open(autojump_clock):
+async def test_the_time_of_a_thread_budget_passes_only_while_a_turn_is_open(autojump_clock):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start(budget=Budget(seconds=30))
         await run_one(nursery, server, thread, "turn-1", takes=20)
@@ -224,7 +224,7 @@ async def test_the_time_of_a_thread_passes_only_while_a_turn_is_open(autojump_cl
         assert caught.errors[0].used == pytest.approx(30)
 
 
-async def test_a_turn_that_has_ended_uses_no_more_time_however_long_its_scope_is_open(autojump_clock):
+async def test_an_ended_turn_uses_no_time_while_its_scope_is_open(autojump_clock):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start(budget=Budget(seconds=30))
         left = []
@@ -251,7 +251,7 @@ async def test_a_turn_that_has_ended_uses_no_more_time_however_long_its_scope_is
         assert trio.current_time() - began == pytest.approx(20)
 
 
-async def test_what_others_use_does_not_concern_a_turn_that_has_ended():
+async def test_usage_of_other_turns_does_not_affect_an_ended_turn():
     async with scripted(budget=Budget(tokens=100)) as (codex, server), trio.open_nursery() as nursery:
         thread, other = await codex.thread_start(), await codex.thread_fork("thread-1")
         left, leave = [], trio.Event()
@@ -279,7 +279,7 @@ async def test_what_others_use_does_not_concern_a_turn_that_has_ended():
         assert left == ["completed"]
 
 
-async def test_a_turn_that_was_refused_while_its_thread_was_left_is_one_turn_that_did_not_start():
+async def test_a_turn_refused_while_its_thread_is_being_left_does_not_count():
     async with scripted(budget=Budget(turns=1)) as (codex, server), trio.open_nursery() as nursery:
         leave = trio.Event()
 
@@ -304,7 +304,7 @@ async def test_a_turn_that_was_refused_while_its_thread_was_left_is_one_turn_tha
             await thread.run("one too many")
 
 
-async def test_what_the_body_raises_wins_over_its_budget_which_becomes_a_note():
+async def test_an_exception_in_the_body_takes_precedence_and_notes_the_exceeded_budget():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         caught = []
@@ -327,7 +327,7 @@ async def test_what_the_body_raises_wins_over_its_budget_which_becomes_a_note():
         assert "its budget is 1" in caught[0].__notes__[0]
 
 
-async def test_a_budget_that_is_not_crossed_changes_nothing():
+async def test_a_budget_that_is_not_exceeded_has_no_effect():
     async with scripted(budget=Budget(tokens=100, turns=2, seconds=500)) as (codex, server):
         thread = await codex.thread_start(budget=Budget(tokens=100))
         async with trio.open_nursery() as nursery:
@@ -346,7 +346,7 @@ async def run_one(nursery, server, thread, turn_id, *, total=None, last=None, ta
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_tokens_without_a_total_are_added_up():
+async def test_the_total_is_computed_if_the_server_does_not_report_it():
     await trio.lowlevel.checkpoint()
     meter = Meter("turn")
     assert meter.tokens == 0

@@ -1,4 +1,4 @@
-"""A goal as a scope, against a scripted server: its turns, the gap between two of them, and every way it ends."""
+"""Goals as scopes on a scripted server: their turns, the gaps between turns, and every way they end."""
 
 import pytest
 import trio
@@ -46,11 +46,11 @@ async def test_several_turns_are_one_goal():
         await message(server, "reached", "two")
         await tell(server, "complete", "two")
         await server.end_turn("two")
-    assert server.unexpected() == [], "a goal that is over needs no end"
+    assert server.unexpected() == [], "a finished goal was ended again"
 
 
 @pytest.mark.parametrize("status", ["blocked", "usageLimited", "budgetLimited", "paused"])
-async def test_a_goal_that_the_server_does_not_continue_with_is_over(status):
+async def test_a_goal_that_the_server_does_not_continue_ends(status):
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -65,7 +65,7 @@ async def test_a_goal_that_the_server_does_not_continue_with_is_over(status):
     assert server.unexpected() == []
 
 
-async def test_leaving_early_pauses_it_and_interrupts_the_turn_that_runs():
+async def test_leaving_a_goal_early_pauses_it_and_interrupts_its_running_turn():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -86,7 +86,7 @@ async def test_leaving_early_pauses_it_and_interrupts_the_turn_that_runs():
     assert server.unexpected() == []
 
 
-async def test_leaving_between_two_turns_ends_the_one_that_comes_although_it_is_paused():
+async def test_leaving_between_two_turns_ends_the_turn_that_still_starts_despite_the_pause():
     async with on_thread() as (thread, server, nursery):
         left = trio.Event()
 
@@ -106,13 +106,13 @@ async def test_leaving_between_two_turns_ends_the_one_that_comes_although_it_is_
         await server.end_turn("one")
         await accept_pause(server)
         await trio.testing.wait_all_tasks_blocked()
-        assert not left.is_set(), "the server has made up its mind already"
+        assert not left.is_set(), "the server had already decided"
         await server.start_turn("two")
         await accept_interrupt(server, "two")
         await left.wait()
 
 
-async def test_a_turn_that_completes_while_it_is_paused_may_have_a_successor():
+async def test_a_turn_that_completes_during_the_pause_may_be_followed_by_another():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -131,7 +131,7 @@ async def test_a_turn_that_completes_while_it_is_paused_may_have_a_successor():
         await accept_interrupt(server, "two")
 
 
-async def test_leaving_ends_what_its_earlier_turns_have_started():
+async def test_leaving_a_goal_ends_agents_and_commands_of_its_earlier_turns():
     async with on_thread() as (thread, server, nursery):
         server.take_over("thread/backgroundTerminals/terminate")
 
@@ -189,7 +189,7 @@ async def test_a_refused_goal_leaves_its_thread_usable():
         await server.end_turn()
 
 
-async def test_a_start_that_nobody_answers_is_bounded():
+async def test_an_unanswered_goal_start_times_out():
     config = CodexConfig(request_timeout=0.05, interrupt_grace=0.1)
     async with on_thread(config) as (thread, server, nursery):
 
@@ -206,7 +206,7 @@ async def test_a_start_that_nobody_answers_is_bounded():
 # -- steer, interrupt ----------------------------------------------------------------------------------------------
 
 
-async def test_a_steer_follows_the_roll_over_to_the_next_turn():
+async def test_a_steer_moves_on_to_the_next_turn():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -233,7 +233,7 @@ async def test_a_steer_follows_the_roll_over_to_the_next_turn():
         await asked.answer({"turnId": "two"})
 
 
-async def test_a_steer_that_a_turn_accepted_last_thing_is_not_given_to_the_next_one_as_well():
+async def test_a_steer_accepted_at_the_end_of_a_turn_is_not_repeated_in_the_next_one():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -253,7 +253,7 @@ async def test_a_steer_that_a_turn_accepted_last_thing_is_not_given_to_the_next_
     assert server.unexpected() == []
 
 
-async def test_an_interrupt_between_two_turns_reaches_the_next_one():
+async def test_an_interrupt_between_two_turns_reaches_the_next_turn():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -274,7 +274,7 @@ async def test_an_interrupt_between_two_turns_reaches_the_next_one():
     assert server.unexpected() == []
 
 
-async def test_a_goal_that_is_interrupted_between_two_turns_and_gets_no_second_is_over(autojump_clock):
+async def test_a_goal_interrupted_between_turns_ends_if_no_turn_follows(autojump_clock):
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -294,7 +294,7 @@ async def test_a_goal_that_is_interrupted_between_two_turns_and_gets_no_second_i
     assert server.unexpected() == []
 
 
-async def test_who_iterates_over_a_goal_is_reported_when_it_is_taken_to_be_over(autojump_clock):
+async def test_iteration_over_a_goal_ends_when_the_goal_is_presumed_over(autojump_clock):
     async with on_thread() as (thread, server, nursery):
         ended, first = trio.Event(), trio.Event()
 
@@ -317,7 +317,7 @@ async def test_who_iterates_over_a_goal_is_reported_when_it_is_taken_to_be_over(
         await accept_pause(server)
 
 
-async def test_a_turn_that_comes_when_its_goal_was_taken_to_be_over_ends_with_its_scope(autojump_clock):
+async def test_a_turn_that_starts_after_its_goal_was_presumed_over_ends_with_the_scope(autojump_clock):
     async with on_thread() as (thread, server, nursery):
         interrupted, left = trio.Event(), trio.Event()
 
@@ -341,8 +341,8 @@ async def test_a_turn_that_comes_when_its_goal_was_taken_to_be_over_ends_with_it
     assert server.unexpected() == []
 
 
-async def test_an_interrupted_turn_is_the_end_of_the_goal_which_is_paused():
-    # As by a policy that cancels: the server would leave the goal active, and continue it at the next opportunity.
+async def test_an_interrupted_turn_ends_the_goal_and_pauses_it():
+    # A policy may have cancelled the turn. The server would leave the goal active and continue it later.
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon

@@ -19,7 +19,7 @@ async def ask(server, request_id, turn_id):
     await server.ask(request_id, "item/commandExecution/requestApproval", {**params, "startedAtMs": 0})
 
 
-async def test_its_policy_decides_for_all_of_its_turns_in_its_context():
+async def test_the_policy_of_a_goal_decides_for_all_its_turns_in_the_goals_context():
     seen = []
 
     async def decide(request):
@@ -46,7 +46,7 @@ async def test_its_policy_decides_for_all_of_its_turns_in_its_context():
     assert seen == [("one", "me"), ("two", "me")]
 
 
-async def test_a_policy_that_fails_ends_the_goal_with_its_error():
+async def test_a_failing_policy_ends_the_goal_with_its_error():
     async def decide(_):
         raise ZeroDivisionError
 
@@ -64,7 +64,7 @@ async def test_a_policy_that_fails_ends_the_goal_with_its_error():
         await accept_interrupt(server, "one")
 
 
-async def test_leaving_it_waits_for_a_callback_of_a_turn_that_has_ended():
+async def test_leaving_a_goal_waits_for_callbacks_of_its_ended_turns():
     async with on_thread() as (thread, server, nursery):
         asked, cancelled, may_end, left = trio.Event(), trio.Event(), trio.Event(), trio.Event()
 
@@ -95,7 +95,7 @@ async def test_leaving_it_waits_for_a_callback_of_a_turn_that_has_ended():
         await left.wait()
 
 
-async def test_a_goal_that_somebody_clears_is_cleared_also_when_it_is_left_early():
+async def test_a_goal_cleared_by_another_client_is_reported_as_cleared_even_if_left_early():
     async with on_thread() as (thread, server, nursery):
         leave = trio.Event()
         results = []
@@ -116,7 +116,7 @@ async def test_a_goal_that_somebody_clears_is_cleared_also_when_it_is_left_early
         assert server.unexpected() == []
 
 
-async def test_one_that_was_interrupted_ends_what_its_turns_have_started_when_it_is_left():
+async def test_leaving_an_interrupted_goal_ends_agents_and_commands_of_its_turns():
     async with on_thread() as (thread, server, nursery):
         server.take_over("thread/backgroundTerminals/terminate")
 
@@ -138,7 +138,7 @@ async def test_one_that_was_interrupted_ends_what_its_turns_have_started_when_it
 
 
 @pytest.mark.parametrize("by", ["cleared", "paused"])
-async def test_one_that_somebody_ends_between_two_turns_may_have_a_successor_to_end(by):
+async def test_after_another_client_ends_a_goal_a_turn_that_still_starts_is_ended(by):
     async with on_thread() as (thread, server, nursery):
         leave = trio.Event()
 
@@ -161,7 +161,7 @@ async def test_one_that_somebody_ends_between_two_turns_may_have_a_successor_to_
     assert server.unexpected() == []
 
 
-async def test_leaving_its_thread_ends_it():
+async def test_leaving_the_thread_ends_its_goal():
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -181,7 +181,7 @@ async def test_leaving_its_thread_ends_it():
     assert server.unexpected() == []
 
 
-async def test_closing_the_client_ends_it():
+async def test_closing_the_client_ends_its_goals():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -198,7 +198,7 @@ async def test_closing_the_client_ends_it():
 
 
 @pytest.mark.parametrize("moment", ["before", "in", "between"])
-async def test_the_end_of_the_connection_loses_it(moment):
+async def test_losing_the_connection_loses_the_goal(moment):
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -221,7 +221,7 @@ async def test_the_end_of_the_connection_loses_it(moment):
         await server.hang_up()
 
 
-async def test_an_abandoned_turn_loses_it():
+async def test_an_abandoned_turn_loses_the_goal():
     config = CodexConfig(interrupt_grace=0.05, on_stuck_turn="abandon")
     async with on_thread(config) as (thread, server, nursery):
 
@@ -240,7 +240,7 @@ async def test_an_abandoned_turn_loses_it():
 # -- budgets -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
+async def test_exceeding_the_budget_of_the_thread_ends_the_goal():
     async with on_thread(budget=Budget(turns=1)) as (thread, server, nursery):
 
         @nursery.start_soon
@@ -262,7 +262,7 @@ async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
     assert server.unexpected() == []
 
 
-async def test_the_time_of_a_budget_ends_it_in_a_turn():
+async def test_exceeding_a_time_limit_during_a_turn_ends_the_goal():
     async with on_thread(budget=Budget(seconds=0.05)) as (thread, server, nursery):
 
         @nursery.start_soon
@@ -277,7 +277,7 @@ async def test_the_time_of_a_budget_ends_it_in_a_turn():
         await accept_interrupt(server, "one")
 
 
-async def test_the_time_of_a_budget_is_stuck_between_two_turns():
+async def test_the_time_of_a_budget_does_not_pass_between_turns():
     async with on_thread(budget=Budget(seconds=1000)) as (thread, server, nursery):
 
         @nursery.start_soon

@@ -1,4 +1,4 @@
-"""Input of a turn: values that the server would drop cause an error or a warning where they are passed."""
+"""Turn input: values that the server would drop raise an error or a warning where they are passed."""
 
 import warnings
 from pathlib import Path
@@ -25,7 +25,7 @@ MAKERS = [
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it(make):
+def test_an_image_that_the_server_would_drop_warns_at_the_line_that_creates_it(make):
     with pytest.warns(UserWarning, match="use 'high', 'original' or 'auto'") as caught:
         make("low")
     (warning,) = caught
@@ -34,7 +34,7 @@ def test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("detail", ["high", "original", "auto", "later", None])
-def test_an_image_in_another_resolution_is_sent_without_a_word(make, detail):
+def test_an_image_in_another_resolution_is_sent_without_a_warning(make, detail):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wire_input(make(detail))

@@ -1,4 +1,4 @@
-"""Turns that go on after their scope, and scopes that rejoin them, against a scripted server."""
+"""Turns that outlive their scope, and scopes that rejoin them, on a scripted server."""
 
 import logging
 
@@ -48,7 +48,7 @@ def usage(tokens):
 
 
 async def resumed(codex, server, *items, **options):
-    """Resume a thread on which a turn of another client runs."""
+    """Resume a thread on which another client's turn is running."""
     server.give("thread/resume", running(items=items))
     return await codex.thread_resume("thread-1", **options)
 
@@ -98,7 +98,7 @@ async def test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy(
         assert server.unexpected() == []
 
 
-async def test_a_start_that_is_cancelled_is_undone_because_nobody_has_the_turn():
+async def test_a_cancelled_start_is_undone_because_nobody_could_rejoin_the_turn():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         scope = trio.CancelScope()
@@ -117,7 +117,7 @@ async def test_a_start_that_is_cancelled_is_undone_because_nobody_has_the_turn()
         await accept_interrupt(server, "thread-1", "turn-1")
 
 
-async def test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_running():
+async def test_exceeding_a_limit_ends_a_turn_despite_leave_running():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -132,7 +132,7 @@ async def test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_runni
         await accept_interrupt(server, "thread-1", "turn-1")
 
 
-async def test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy():
+async def test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         asked, accepting = trio.Event(), False
 
@@ -164,7 +164,7 @@ async def test_a_question_in_progress_is_not_answered_and_later_ones_are_left_un
         assert await server.answer_to(3) == {"decision": "accept"}
 
 
-async def test_an_ephemeral_thread_of_a_server_that_continues_is_refused_before_anything_is_sent():
+async def test_leave_running_on_an_ephemeral_thread_is_refused_before_anything_is_sent():
     async with scripted() as (codex, server):
         server.give("thread/start", {**OPENED, "thread": {**OPENED["thread"], "ephemeral": True}})
         thread = await codex.thread_start(ephemeral=True)
@@ -175,7 +175,7 @@ async def test_an_ephemeral_thread_of_a_server_that_continues_is_refused_before_
 # -- rejoined ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before(caplog):
+async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_is_complete(caplog):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server, message("before", "item-1"))
         server.take_over("thread/turns/list")
@@ -192,12 +192,12 @@ async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_be
                 assert turn.result.turn_usage.total_tokens == 7
 
         await settle()
-        # An item that never started here, and that is not listed once the turn has ended.
+        # This item never started here, and is not listed once the turn has ended.
         await server.delta("two")
         await server.item("completed", message("one two"))
         await server.notify("thread/tokenUsage/updated", usage(7))
         await server.end_turn()
-        # A turn that started meanwhile is the newest.
+        # The newest turn is one that has started in the meantime.
         await server.start_turn("turn-2")
         first = await server.expect("thread/turns/list")
         assert [event.method for event in events] == []
@@ -219,7 +219,7 @@ async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_be
     assert caplog.record_tuples == []
 
 
-async def test_the_text_of_a_rejoined_turn_is_what_comes_from_then_on():
+async def test_the_text_of_a_rejoined_turn_begins_at_the_rejoin():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
         server.give("thread/turns/list", page(record(items=[message("one two")])))
@@ -239,7 +239,7 @@ async def test_the_text_of_a_rejoined_turn_is_what_comes_from_then_on():
 
 
 @pytest.mark.parametrize("end", ["refused", "another turn", "lost"])
-async def test_a_turn_whose_items_cannot_be_read_is_lost_and_says_why(end):
+async def test_a_rejoined_turn_whose_items_cannot_be_read_is_lost_with_the_reason(end):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
         server.take_over("thread/turns/list")
@@ -279,7 +279,7 @@ async def test_leaving_a_rejoined_turn_sends_nothing_and_it_can_be_rejoined_agai
         assert server.unexpected() == []
 
 
-async def test_a_turn_that_is_rejoined_while_another_scope_still_leaves_it_continues_after_the_client():
+async def test_a_turn_rejoined_while_another_scope_is_leaving_it_outlives_the_client():
     stopping, go_on = trio.Event(), trio.Event()
 
     async def stubborn(_):
@@ -308,7 +308,7 @@ async def test_a_turn_that_is_rejoined_while_another_scope_still_leaves_it_conti
         assert server.unexpected() == []
 
 
-async def test_with_end_leaving_interrupts_the_turn_and_so_does_closing_the_client():
+async def test_with_end_both_leaving_and_closing_the_client_interrupt_the_turn():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
         server.give("thread/goal/get", {"goal": None})
@@ -335,7 +335,7 @@ async def test_with_end_leaving_interrupts_the_turn_and_so_does_closing_the_clie
         nursery.cancel_scope.cancel()
 
 
-async def test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_failure_leaves_the_scope():
+async def test_the_clients_policy_applies_while_the_turn_is_rejoined_and_its_failure_ends_the_scope():
     asked = []
 
     async def decide(request):
@@ -360,7 +360,7 @@ async def test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_
                     await turn.wait()
             left.set()
 
-        # What was left to others is asked again.
+        # Requests that were left to others are delivered again.
         await (await server.expect("thread/resume")).answer(running())
         await server.ask(1, COMMAND, QUESTION)
         assert await server.answer_to(1) == {"decision": "accept"}
@@ -373,7 +373,7 @@ async def test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_
         assert server.unexpected() == []
 
 
-async def test_a_turn_of_another_scope_of_this_client_is_only_watched():
+async def test_rejoining_a_turn_that_another_scope_owns_only_watches_it():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         owner_asked, seen = [], []
 
@@ -413,7 +413,7 @@ async def test_a_turn_of_another_scope_of_this_client_is_only_watched():
     assert seen == [GAP, "item/completed", "turn/completed"]
 
 
-async def test_a_view_with_end_ends_the_turn_of_the_other_scope():
+async def test_watching_with_end_ends_the_turn_of_the_other_scope():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         server.give("thread/goal/get", {"goal": None})
         thread = await codex.thread_start()
@@ -436,7 +436,7 @@ async def test_a_view_with_end_ends_the_turn_of_the_other_scope():
         await accept_interrupt(server, "thread-1", "turn-1")
 
 
-async def test_a_budget_counts_from_the_rejoin_on_and_its_turns_do_not():
+async def test_a_budget_counts_usage_from_the_rejoin_on_but_not_the_rejoined_turn():
     async with (
         scripted() as (codex, server),
         trio.open_nursery() as nursery,
@@ -465,7 +465,7 @@ async def test_a_budget_counts_from_the_rejoin_on_and_its_turns_do_not():
 
 
 @pytest.mark.parametrize("state", ["none", "ended before", "interrupted without items", "ours has ended"])
-async def test_without_a_turn_there_is_nothing_to_rejoin(state, autojump_clock):
+async def test_rejoining_without_a_turn_raises(state, autojump_clock):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         if state == "ended before":
             server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record())})
@@ -484,7 +484,7 @@ async def test_without_a_turn_there_is_nothing_to_rejoin(state, autojump_clock):
 
 
 @pytest.mark.parametrize("announced", ["by the server", "by an event", "by its snapshot"])
-async def test_a_turn_that_is_about_to_run_is_waited_for(announced, autojump_clock):
+async def test_a_rejoin_waits_for_a_turn_that_is_about_to_start(announced, autojump_clock):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         about_to_run = {**OPENED, "initialTurnsPage": page(record(status="interrupted"))}
         server.give("thread/resume", about_to_run)
@@ -509,7 +509,7 @@ async def test_a_turn_that_is_about_to_run_is_waited_for(announced, autojump_clo
         await server.end_turn()
 
 
-async def test_a_turn_that_is_about_to_run_is_not_waited_for_once_the_client_is_closed(autojump_clock):
+async def test_a_rejoin_stops_waiting_once_the_client_is_closed(autojump_clock):
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery, scripted() as (codex, server):
             server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})
@@ -523,7 +523,7 @@ async def test_a_turn_that_is_about_to_run_is_not_waited_for_once_the_client_is_
             await settle()
 
 
-async def test_an_agent_that_another_client_has_spawned_late_is_left_alone_after_its_turn_was_interrupted():
+async def test_an_agent_spawned_late_in_another_clients_interrupted_turn_is_not_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_resume("thread-1")
         await server.start_turn()
@@ -543,7 +543,7 @@ async def test_an_agent_that_another_client_has_spawned_late_is_left_alone_after
         assert server.unexpected() == []
 
 
-async def test_events_of_a_turn_that_has_ended_do_not_bring_it_back():
+async def test_late_events_do_not_revive_an_ended_turn():
     async with scripted() as (codex, server):
         server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})
         thread = await codex.thread_resume("thread-1")
@@ -554,7 +554,7 @@ async def test_events_of_a_turn_that_has_ended_do_not_bring_it_back():
         assert thread._state.turn is None
 
 
-async def test_a_turn_that_ended_since_the_resume_is_given_even_if_its_end_was_missed():
+async def test_a_turn_that_ended_since_the_resume_is_returned_even_if_its_end_was_missed():
     async with scripted() as (codex, server):
         thread = await resumed(codex, server)
         server.give("thread/turns/list", page(record(items=[message("whole")])))
@@ -564,7 +564,7 @@ async def test_a_turn_that_ended_since_the_resume_is_given_even_if_its_end_was_m
             assert turn.result.final_response == "whole"
             assert [event.method async for event in turn] == [GAP]
             assert await turn.wait() is turn.result
-        # What is whole is not read again.
+        # Complete items are not read again.
         server.give("thread/turns/list", page())
         async with thread.rejoin() as turn:
             assert turn.result.final_response == "whole"
@@ -574,7 +574,7 @@ async def test_a_turn_that_ended_since_the_resume_is_given_even_if_its_end_was_m
         await thread.unsubscribe()
         with pytest.raises(errors.ThreadClosed):
             async with thread.rejoin():
-                pytest.fail("nothing would be heard of it")
+                pytest.fail("no event would arrive")
         server.give(
             "thread/resume",
             {**OPENED, "initialTurnsPage": page(record("turn-2", items=[message("missed")]))},
@@ -584,7 +584,7 @@ async def test_a_turn_that_ended_since_the_resume_is_given_even_if_its_end_was_m
             assert (turn.id, turn.result.final_response) == ("turn-2", "missed")
 
 
-async def test_a_review_is_interrupted_by_the_id_that_runs_it_and_stored_under_that_of_its_events():
+async def test_a_review_is_interrupted_by_one_id_and_stored_under_the_id_of_its_events():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         server.give("thread/resume", running("inner", rootTurnId="outer"))
         server.give("thread/goal/get", {"goal": None})
@@ -611,7 +611,7 @@ CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "cou
 
 
 @pytest.mark.parametrize("whose", ["rejoined", "ours"])
-async def test_only_a_call_that_may_be_repeated_is_answered_from_memory(whose):
+async def test_only_a_repeated_call_is_answered_from_memory(whose):
     calls = []
 
     @tool
@@ -636,9 +636,7 @@ async def test_only_a_call_that_may_be_repeated_is_answered_from_memory(whose):
     assert len(calls) == (1 if whose == "rejoined" else 2)
 
 
-async def test_a_callback_that_does_not_end_holds_up_leaving_for_interrupt_grace_at_most(
-    caplog, autojump_clock
-):
+async def test_a_callback_that_does_not_end_delays_leaving_by_at_most_interrupt_grace(caplog, autojump_clock):
     config = CodexConfig(interrupt_grace=1, on_stuck_turn="abandon")
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         asked, go_on = trio.Event(), trio.Event()
@@ -666,7 +664,7 @@ async def test_a_callback_that_does_not_end_holds_up_leaving_for_interrupt_grace
     assert "one of its callbacks is still running" in caplog.text
 
 
-# -- the rest of an end --------------------------------------------------------------------------------------------
+# -- ending --------------------------------------------------------------------------------------------
 
 GOAL = {
     "threadId": "thread-1", "objective": "reach it", "status": "active", "tokensUsed": 0, "timeUsedSeconds": 0,
@@ -674,7 +672,7 @@ GOAL = {
 }  # fmt: skip
 
 
-async def test_the_next_turn_of_a_goal_ends_too_if_the_server_had_decided_on_it_before_it_was_paused(
+async def test_the_next_turn_of_a_goal_also_ends_if_it_started_before_the_pause(
     autojump_clock,
 ):
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
@@ -697,7 +695,7 @@ async def test_the_next_turn_of_a_goal_ends_too_if_the_server_had_decided_on_it_
 
 
 @pytest.mark.parametrize("goal", ["paused", "refused", "none follows"])
-async def test_a_turn_ends_whatever_becomes_of_its_goal(goal, autojump_clock):
+async def test_a_turn_ends_even_if_pausing_its_goal_fails(goal, autojump_clock):
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
 
@@ -752,7 +750,7 @@ async def test_leaving_a_rejoined_turn_that_has_ended_waits_for_its_callbacks(au
         assert server.answers == {}
 
 
-async def test_the_agents_of_a_rejoined_turn_are_followed_and_end_with_it_if_it_ends():
+async def test_agents_of_a_rejoined_turn_are_tracked_and_end_with_it():
     spawned = {
         "type": "collabAgentToolCall", "status": "completed", "tool": "spawnAgent", "agentsStates": {},
         "senderThreadId": "thread-1",
@@ -786,7 +784,7 @@ async def test_the_agents_of_a_rejoined_turn_are_followed_and_end_with_it_if_it_
 
 
 @pytest.mark.parametrize("how", ["closed", "lost"])
-async def test_a_turn_that_is_rejoined_is_lost_with_the_connection(how):
+async def test_a_rejoined_turn_is_lost_with_the_connection(how):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
         rejoined = trio.Event()

@@ -1,4 +1,4 @@
-"""A turn as a scope, against a scripted server: its races, every way it ends, and what it raises."""
+"""Turns as scopes on a scripted server: races, every way they end, and the exceptions they raise."""
 
 import signal
 from contextlib import suppress
@@ -37,13 +37,13 @@ async def test_leaving_early_interrupts_once_and_waits_for_the_terminal_event():
         assert asked.params == {"threadId": "thread-1", "turnId": "turn-1"}
         await asked.answer({})
         await trio.testing.wait_all_tasks_blocked()
-        assert not left.is_set(), "an accepted interrupt proves nothing"
+        assert not left.is_set(), "an accepted interrupt does not prove the end"
         await server.end_turn(status="interrupted")
         await left.wait()
         assert server.unexpected() == []
 
 
-async def test_an_interrupt_that_is_too_early_is_sent_again_until_it_is_accepted():
+async def test_an_interrupt_that_is_sent_too_early_is_repeated_until_accepted():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(leave_at_once, thread)
@@ -69,7 +69,7 @@ async def test_an_interrupt_refused_under_one_id_is_sent_under_the_id_the_server
         await server.end_turn(status="interrupted")
 
 
-async def test_a_turn_announced_under_a_second_id_is_interrupted_under_that_one():
+async def test_a_turn_announced_under_a_second_id_is_interrupted_by_that_id():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(leave_at_once, thread)
@@ -83,7 +83,7 @@ async def test_a_turn_announced_under_a_second_id_is_interrupted_under_that_one(
         await server.end_turn("turn-a", status="interrupted")
 
 
-async def test_a_terminal_event_that_comes_before_the_answer_to_the_interrupt_is_enough():
+async def test_a_terminal_event_suffices_without_a_response_to_the_interrupt():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(leave_at_once, thread)
@@ -109,7 +109,7 @@ async def test_a_cancelled_start_waits_for_the_answer_and_interrupts_the_turn():
         assert scope.cancelled_caught
 
 
-async def test_a_cancelled_start_that_the_server_refuses_has_nothing_to_interrupt():
+async def test_a_cancelled_start_that_the_server_refuses_sends_no_interrupt():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         scope = trio.CancelScope()
@@ -123,7 +123,7 @@ async def test_a_cancelled_start_that_the_server_refuses_has_nothing_to_interrup
         await run_one(thread, server)
 
 
-async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_under_the_announced_id():
+async def test_a_cancelled_start_with_an_invalid_response_is_interrupted_by_the_announced_id():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         scope = trio.CancelScope()
@@ -138,7 +138,7 @@ async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_unde
         await server.end_turn("turn-x", status="interrupted")
 
 
-async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_also_if_it_is_announced_late():
+async def test_a_cancelled_start_with_an_invalid_response_is_interrupted_even_if_announced_late():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         scope = trio.CancelScope()
@@ -147,7 +147,7 @@ async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_also
         scope.cancel()
         await asked.answer("nonsense")
         await trio.testing.wait_all_tasks_blocked()
-        assert scope.cancelled_caught, "there may be no turn at all"
+        assert scope.cancelled_caught, "there may be no turn"
         await server.start_turn("turn-x")
         await accept_interrupt(server, "thread-1", "turn-x")
         await trio.testing.wait_all_tasks_blocked()
@@ -165,7 +165,7 @@ async def test_a_body_that_is_already_cancelled_sends_nothing():
         assert server.unexpected() == []
 
 
-async def test_a_refused_start_raises_the_refusal_and_leaves_the_thread_usable():
+async def test_a_refused_start_raises_and_the_thread_stays_usable():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -196,7 +196,7 @@ async def test_a_second_turn_is_refused_while_one_is_starting_or_open():
         await run_one(thread, server)
 
 
-async def test_a_turn_that_the_server_started_blocks_ours_until_it_has_ended():
+async def test_a_turn_started_by_the_server_blocks_new_turns_until_it_has_ended():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()
         await server.start_turn("goal-1")
@@ -209,7 +209,7 @@ async def test_a_turn_that_the_server_started_blocks_ours_until_it_has_ended():
         await run_one(thread, server)
 
 
-async def test_events_before_the_answer_are_kept_and_those_of_other_turns_are_not():
+async def test_events_before_the_response_are_kept_but_not_those_of_other_turns():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         seen = []
@@ -236,7 +236,7 @@ async def test_events_before_the_answer_are_kept_and_those_of_other_turns_are_no
     ]
 
 
-async def test_a_late_end_of_the_turn_before_does_not_end_the_one_that_starts():
+async def test_a_late_end_of_the_previous_turn_does_not_end_a_starting_one():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         await run_one(thread, server)
@@ -256,7 +256,7 @@ async def test_a_late_end_of_the_turn_before_does_not_end_the_one_that_starts():
         assert results[0].status is TurnStatus.completed
 
 
-async def test_a_retried_error_is_not_the_end_and_a_failed_turn_raises_with_its_result():
+async def test_a_retried_error_does_not_end_the_turn_and_a_failed_turn_raises_with_its_result():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -276,7 +276,7 @@ async def test_a_retried_error_is_not_the_end_and_a_failed_turn_raises_with_its_
         await server.end_turn(status="failed")
 
 
-async def test_an_unknown_status_stays_what_the_server_said():
+async def test_an_unknown_status_is_kept_as_sent():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -299,7 +299,7 @@ async def test_an_unknown_status_stays_what_the_server_said():
         ([("answer", "final_answer"), ("more", None)], "answer"),
     ],
 )
-async def test_the_final_response_is_the_last_final_answer_or_else_the_last_without_a_phase(
+async def test_the_final_response_is_the_last_final_answer_or_the_last_message_without_a_phase(
     messages, expected
 ):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
@@ -338,12 +338,12 @@ async def test_exceptions_of_the_body_propagate_unchanged():
         await server.end_turn(status="interrupted")
 
 
-def test_ctrl_c_in_the_body_interrupts_the_turn_and_leaves_as_itself():
+def test_ctrl_c_in_the_body_interrupts_the_turn_and_raises_keyboard_interrupt():
     async def serve(server):
         await server.accept_turn()
         press_ctrl_c()
         await (await server.expect("turn/interrupt")).answer({})
-        # A second one, while the scope waits for the proof, does not cut that short.
+        # A second Ctrl-C does not shorten the wait for the terminal event.
         press_ctrl_c()
         await server.end_turn(status="interrupted")
 
@@ -364,7 +364,7 @@ def test_ctrl_c_in_the_body_interrupts_the_turn_and_leaves_as_itself():
     assert ended[0].result.status is TurnStatus.interrupted
 
 
-# -- a turn whose end does not come --------------------------------------------------------------------------------
+# -- turns that do not end --------------------------------------------------------------------------------
 
 
 async def test_an_abandoned_turn_is_reported_as_lost_and_still_blocks_its_thread(autojump_clock):
@@ -376,13 +376,13 @@ async def test_an_abandoned_turn_is_reported_as_lost_and_still_blocks_its_thread
         await (await server.expect("turn/interrupt")).answer({})
         await trio.sleep(2.1)
         with pytest.raises(errors.TurnActive):
-            await thread.run("it may still be running, so this would steer it")
+            await thread.run("it may still be running, so a new turn would steer it")
         await server.end_turn(status="interrupted")
         await trio.testing.wait_all_tasks_blocked()
         await run_one(thread, server)
 
 
-async def test_who_listens_to_the_agents_of_a_turn_that_is_abandoned_is_reported(autojump_clock):
+async def test_listening_to_agents_of_an_abandoned_turn_ends(autojump_clock):
     config = CodexConfig(on_stuck_turn="abandon", interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
@@ -407,7 +407,7 @@ async def test_who_listens_to_the_agents_of_a_turn_that_is_abandoned_is_reported
         await told.wait()
 
 
-async def test_a_stuck_turn_closes_a_connection_whose_server_is_not_ours(autojump_clock):
+async def test_a_stuck_turn_closes_the_connection_to_an_attached_server(autojump_clock):
     config = CodexConfig(interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread, bystander = await codex.thread_start(), await codex.thread_fork("thread-1")
@@ -430,9 +430,7 @@ async def test_a_stuck_turn_closes_a_connection_whose_server_is_not_ours(autojum
         assert "turn-1" in error.reason
 
 
-async def test_a_callback_that_does_not_end_holds_up_the_interrupt_no_longer_than_its_share(
-    autojump_clock, caplog
-):
+async def test_a_callback_that_does_not_end_delays_the_interrupt_only_by_its_share(autojump_clock, caplog):
     release = trio.Event()
 
     async def stubborn(_):
@@ -462,7 +460,7 @@ async def test_a_callback_that_does_not_end_holds_up_the_interrupt_no_longer_tha
         release.set()
 
 
-async def test_the_end_of_the_connection_ends_iteration_wait_and_scope_with_one_cause():
+async def test_losing_the_connection_ends_iteration_wait_and_scope_with_the_same_cause():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -488,7 +486,7 @@ async def test_the_end_of_the_connection_ends_iteration_wait_and_scope_with_one_
         await server.hang_up()
 
 
-async def test_a_turn_whose_terminal_event_is_too_long_is_lost_and_the_connection_lives():
+async def test_a_turn_whose_terminal_event_is_too_long_is_lost_and_the_connection_survives():
     async with scripted(CodexConfig(max_line_bytes=4096)) as (codex, server), trio.open_nursery() as nursery:
         server.give("model/list", {"data": []})
         thread = await codex.thread_start()
@@ -509,7 +507,7 @@ async def test_a_turn_whose_terminal_event_is_too_long_is_lost_and_the_connectio
 
 @trio.lowlevel.enable_ki_protection
 def press_ctrl_c():
-    """Have Ctrl-C delivered as Trio does it: at the next checkpoint of the main task."""
+    """Deliver Ctrl-C as Trio does, at the next checkpoint of the main task."""
     signal.raise_signal(signal.SIGINT)
 
 

@@ -1,4 +1,4 @@
-"""What the body of a turn can do: read text, iterate over events, and steer."""
+"""The body of a turn: reading text, iterating over events, and steering."""
 
 import pytest
 import trio
@@ -7,7 +7,7 @@ from trio_codex import CodexConfig, TurnStatus, errors
 from turns.scripted_turns import run_one, scripted
 
 
-async def test_text_gives_deltas_and_the_whole_of_a_message_that_came_without():
+async def test_text_yields_deltas_and_whole_messages_that_had_none():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         pieces = []
@@ -26,7 +26,7 @@ async def test_text_gives_deltas_and_the_whole_of_a_message_that_came_without():
     assert pieces == ["he", "llo", "whole"]
 
 
-async def test_only_one_task_may_read_a_turn_and_breaking_off_does_not_end_it():
+async def test_only_one_task_may_read_a_turn_and_breaking_out_does_not_end_it():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -49,7 +49,7 @@ async def test_only_one_task_may_read_a_turn_and_breaking_off_does_not_end_it():
         await server.accept_turn()
 
 
-async def test_steering_waits_until_the_turn_is_announced_and_names_it():
+async def test_a_steer_waits_until_the_turn_is_announced_and_names_it():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -75,7 +75,7 @@ async def test_steering_waits_until_the_turn_is_announced_and_names_it():
         assert server.unexpected() == []
 
 
-async def test_a_steer_that_misses_the_end_of_its_turn_is_refused_and_not_lost_in_silence():
+async def test_a_steer_that_comes_too_late_raises():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         refused = []
@@ -96,7 +96,7 @@ async def test_a_steer_that_misses_the_end_of_its_turn_is_refused_and_not_lost_i
         assert len(refused) == 1
 
 
-async def test_a_steer_that_was_accepted_last_thing_is_not_sent_again():
+async def test_a_steer_accepted_at_the_end_of_its_turn_is_not_sent_again():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         steered = trio.Event()
@@ -111,13 +111,13 @@ async def test_a_steer_that_was_accepted_last_thing_is_not_sent_again():
         asked = await server.expect("turn/steer")
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        assert not steered.is_set(), "whether it was accepted is not known yet"
+        assert not steered.is_set(), "the outcome of the steer is not known yet"
         await asked.answer({"turnId": "turn-1"})
         await steered.wait()
         assert server.unexpected() == []
 
 
-async def test_a_steer_that_nobody_answers_is_bounded(autojump_clock):
+async def test_an_unanswered_steer_times_out(autojump_clock):
     async with scripted(CodexConfig(request_timeout=2)) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 
@@ -134,7 +134,7 @@ async def test_a_steer_that_nobody_answers_is_bounded(autojump_clock):
         await server.end_turn()
 
 
-async def test_a_turn_that_cannot_be_steered_says_so():
+async def test_steering_a_turn_that_cannot_be_steered_raises():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 

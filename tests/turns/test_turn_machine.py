@@ -1,4 +1,4 @@
-"""The life of a turn: every sequence of transitions, against the table in the docstring of the machine."""
+"""The state machine of a turn: random sequences of transitions, checked against the table in its docstring."""
 
 import re
 
@@ -17,7 +17,7 @@ GONE = CloseReason(ConnectionBroken("gone"))
 
 
 class Lives(RuleBasedStateMachine):
-    """Any transition at any time, as a server and a scope may bring them about."""
+    """Any transition at any time, as caused by the server or the scope."""
 
     @initialize(turn_id=st.none() | IDS, named=st.booleans())
     def begin(self, turn_id, named):
@@ -77,9 +77,9 @@ class Lives(RuleBasedStateMachine):
     @rule(reason=st.sampled_from([None, GONE]))
     def lose(self, reason):
         was_live = self.phase in LIVE
-        assert self.machine.lose("nobody saw its end", reason) is was_live
+        assert self.machine.lose("its end was not observed", reason) is was_live
         if was_live:
-            self.loss = ("nobody saw its end", reason)
+            self.loss = ("its end was not observed", reason)
             self.phases.append(Phase.lost)
 
     @rule()
@@ -103,7 +103,7 @@ class Lives(RuleBasedStateMachine):
         assert all(machine.goes_by(turn_id) for turn_id in machine.ids())
 
     def teardown(self):
-        """There is no way back: a turn has one end, and ends once."""
+        """Check that a turn ends exactly once."""
         order = list(Phase)
         assert [order.index(phase) for phase in self.phases] == sorted(map(order.index, self.phases))
         assert sum(phase not in LIVE for phase in self.phases) <= 1
@@ -121,14 +121,14 @@ def test_the_table_of_transitions_names_every_transition():
 
 
 @pytest.mark.parametrize("turn_id", [None, "a"])
-def test_a_turn_that_was_left_says_so_after_it_has_ended(turn_id):
+def test_a_turn_that_was_left_is_still_marked_as_left_after_its_end(turn_id):
     machine = TurnMachine(turn_id)
     machine.leave()
     machine.end()
     assert (machine.phase, machine.was_left) == (Phase.ended, True)
 
 
-def test_a_turn_that_ended_by_itself_was_not_left():
+def test_a_turn_that_ended_by_itself_is_not_marked_as_left():
     machine = TurnMachine("a")
     machine.end()
     machine.leave()

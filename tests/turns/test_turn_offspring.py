@@ -30,7 +30,7 @@ def command(item_id, process_id):
 
 
 async def start_agent(server, agent, *spawned_by):
-    """A turn spawns an agent, which begins a turn of its own."""
+    """Make a turn spawn an agent, which starts its own turn."""
     await server.item("completed", spawns(agent), *spawned_by)
     await server.start_turn(f"{agent}-turn", agent)
 
@@ -62,13 +62,13 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
         await accept_interrupt(server, "child", "child-turn")
         await accept_interrupt(server, "grandchild", "grandchild-turn")
         asked = await expect_termination(server, "grandchild", "11")
-        await asked.refuse("it is gone already, which is no error to us")
+        await asked.refuse("the terminal has already ended, which is not an error")
         await trio.testing.wait_all_tasks_blocked()
         assert server.unexpected() == []
     assert scope.cancelled_caught
 
 
-async def test_a_turn_that_was_interrupted_before_it_was_left_ends_what_it_started_too():
+async def test_leaving_an_interrupted_turn_also_ends_its_agents_and_commands():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -92,7 +92,7 @@ async def test_a_turn_that_was_interrupted_before_it_was_left_ends_what_it_start
         assert results == ["interrupted"]
 
 
-async def test_an_agent_that_is_announced_after_its_root_was_interrupted_is_ended_too():
+async def test_an_agent_announced_after_the_interrupt_is_also_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(thread.run, "hi")
@@ -103,7 +103,7 @@ async def test_an_agent_that_is_announced_after_its_root_was_interrupted_is_ende
         await accept_interrupt(server, "child", "child-turn")
 
 
-async def test_commands_of_an_agent_that_ends_while_its_root_is_being_ended_are_ended_too():
+async def test_commands_of_an_agent_that_ends_during_the_cleanup_are_also_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -123,7 +123,7 @@ async def test_commands_of_an_agent_that_ends_while_its_root_is_being_ended_are_
         await (await expect_termination(server, "child", "11")).answer({"terminated": True})
 
 
-async def test_commands_of_an_agent_are_ended_also_if_the_agent_that_spawned_it_had_ended_before():
+async def test_commands_of_an_agent_are_ended_even_if_its_parent_agent_had_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -144,7 +144,7 @@ async def test_commands_of_an_agent_are_ended_also_if_the_agent_that_spawned_it_
         assert [threads.find(name) for name in ("child", "grandchild")] == [None, None]
 
 
-async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_they_end():
+async def test_agents_that_outlive_their_root_turn_are_forgotten_in_any_order():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(thread.run, "hi")
@@ -159,7 +159,7 @@ async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_th
         assert [threads.find(name) for name in ("child", "grandchild")] == [None, None]
 
 
-async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():
+async def test_agents_of_a_turn_are_forgotten_with_it_unless_they_keep_running():
     def spawned(thread_id, turn_id):
         turn = {"id": turn_id, "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
         return {"threadId": thread_id, "turn": turn}
@@ -180,7 +180,7 @@ async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():
         assert threads.find("running") is None
 
 
-async def test_an_agent_that_is_announced_after_its_root_was_left_is_ended_too():
+async def test_an_agent_announced_after_its_root_turn_was_left_is_also_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(leave_at_once, thread)
@@ -195,7 +195,7 @@ async def test_an_agent_that_is_announced_after_its_root_was_left_is_ended_too()
         await server.end_turn("child-turn", "child", status="interrupted")
 
 
-async def test_an_agent_that_no_item_names_is_found_by_the_root_of_its_turn():
+async def test_an_agent_that_no_item_names_is_found_by_its_root_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         scope = trio.CancelScope()
@@ -212,7 +212,7 @@ async def test_an_agent_that_no_item_names_is_found_by_the_root_of_its_turn():
             await server.end_turn(turn_id, thread_id, status="interrupted")
 
 
-async def test_a_turn_that_completes_leaves_what_it_started_alone():
+async def test_a_completed_turn_does_not_end_its_agents_and_commands():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()

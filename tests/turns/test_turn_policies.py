@@ -1,4 +1,4 @@
-"""The policies of a turn and of its agents: who is asked, and what becomes of callbacks when the turn ends."""
+"""Policies of turns and their agents: which policy is asked, and the end of callbacks with their turn."""
 
 import contextvars
 import signal
@@ -14,7 +14,7 @@ from trio_codex.testing import fake_codex
 from turns.scripted_turns import COMMAND, QUESTION, scripted, sleep_in_turn
 
 
-async def test_a_policy_that_raises_denies_cancels_the_body_and_leaves_as_policy_error():
+async def test_a_policy_that_raises_denies_the_request_cancels_the_body_and_raises_policy_error():
     async def fail(_):
         raise RuntimeError("boom")
 
@@ -35,7 +35,7 @@ async def test_a_policy_that_raises_denies_cancels_the_body_and_leaves_as_policy
         await server.end_turn(status="interrupted")
 
 
-async def test_a_policy_that_returns_nonsense_is_a_policy_error_too():
+async def test_a_policy_that_returns_an_invalid_value_also_raises_policy_error():
     async def nonsense(_):
         return True
 
@@ -54,7 +54,7 @@ async def test_a_policy_that_returns_nonsense_is_a_policy_error_too():
         await server.end_turn(status="interrupted")
 
 
-async def test_the_error_of_the_body_wins_over_that_of_a_policy_which_becomes_a_note():
+async def test_an_exception_in_the_body_takes_precedence_over_a_policy_error_which_becomes_a_note():
     async def fail(_):
         raise RuntimeError("boom")
 
@@ -78,7 +78,7 @@ async def test_the_error_of_the_body_wins_over_that_of_a_policy_which_becomes_a_
 
 
 @pytest.mark.parametrize("ending", ["withdrawn", "turn ended", "left"])
-async def test_a_parked_policy_is_cancelled_and_answers_nothing_when(ending):
+async def test_a_pending_policy_is_cancelled_without_an_answer_when(ending):
     outcome = []
 
     async def park(request):
@@ -96,7 +96,7 @@ async def test_a_parked_policy_is_cancelled_and_answers_nothing_when(ending):
         await server.accept_turn()
         await server.ask(0, COMMAND, QUESTION)
         await trio.testing.wait_all_tasks_blocked()
-        assert (await codex.models()).data == [], "a parked policy holds nothing up"
+        assert (await codex.models()).data == [], "a pending policy delayed something"
         if ending == "withdrawn":
             await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 0})
         elif ending == "turn ended":
@@ -131,12 +131,12 @@ async def test_policies_fall_through_from_turn_to_thread_to_client_field_by_fiel
         assert await server.answer_to(1) == {"decision": "accept"}
         await server.ask(2, "item/fileChange/requestApproval", QUESTION)
         assert await server.answer_to(2) == {"decision": "acceptForSession"}
-        await server.ask(3, COMMAND, {**QUESTION, "threadId": "no thread of ours"})
+        await server.ask(3, COMMAND, {**QUESTION, "threadId": "not a thread of this client"})
         assert await server.answer_to(3) == {"decision": "cancel"}
         await server.end_turn()
 
 
-async def test_a_file_change_request_shows_the_changes_that_only_its_item_has():
+async def test_a_file_change_request_includes_the_changes_from_its_item():
     shown = []
 
     async def look(request):
@@ -159,7 +159,7 @@ async def test_a_file_change_request_shows_the_changes_that_only_its_item_has():
     ]
 
 
-async def test_a_child_agent_asks_the_policy_of_the_turn_that_spawned_it():
+async def test_requests_of_an_agent_go_to_the_policy_of_its_parent_turn():
     async def allow(_):
         return policies.accept()
 
@@ -177,7 +177,7 @@ async def test_a_child_agent_asks_the_policy_of_the_turn_that_spawned_it():
         assert await server.answer_to(0) == {"decision": "accept"}
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # Even after the parent has ended: somebody has to answer, and the lineage still says who.
+        # Even after the parent has ended, the request must be answered, and the lineage still identifies the policy.
         await server.ask(1, COMMAND, {**QUESTION, "threadId": "child", "turnId": "child-turn"})
         assert await server.answer_to(1) == {"decision": "accept"}
 
@@ -216,7 +216,7 @@ async def asking_agent(policy, method=COMMAND, params=None):
         yield SimpleNamespace(codex=codex, server=server, scope=turn_scope, left=left)
 
 
-async def test_what_an_agent_has_asked_is_answered_although_the_turn_that_spawned_it_completes_before():
+async def test_a_request_of_an_agent_is_answered_even_if_its_parent_turn_completes_first():
     gate = trio.Event()
 
     async def allow(_):
@@ -232,7 +232,7 @@ async def test_what_an_agent_has_asked_is_answered_although_the_turn_that_spawne
         assert await one.server.answer_to(0) == {"decision": "accept"}
 
 
-async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_continues():
+async def test_a_request_of_an_agent_ends_with_its_own_turn_while_the_parent_turn_continues():
     cancelled = trio.Event()
 
     async def carry_out(_):
@@ -252,7 +252,7 @@ async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_
     assert one.server.answers == {}
 
 
-async def test_what_an_agent_has_asked_is_cancelled_before_the_scope_of_the_turn_that_spawned_it_is_left():
+async def test_a_request_of_an_agent_is_cancelled_before_the_parent_turns_scope_exits():
     steps = []
 
     async def wait(request):
@@ -282,7 +282,7 @@ async def test_what_an_agent_has_asked_is_cancelled_before_the_scope_of_the_turn
     assert one.server.answers == {}
 
 
-async def test_a_callback_for_an_agent_that_fails_fails_the_turn_that_spawned_it_only_while_that_runs(caplog):
+async def test_a_failing_callback_for_an_agent_fails_the_parent_turn_only_while_it_runs(caplog):
     gate = trio.Event()
 
     async def fail(_):
@@ -305,7 +305,7 @@ async def test_a_callback_for_an_agent_that_fails_fails_the_turn_that_spawned_it
             await trio.sleep_forever()
 
 
-def test_ctrl_c_in_the_middle_of_a_line_that_is_written_at_once_leaves_it_whole(monkeypatch):
+def test_ctrl_c_during_a_direct_write_leaves_the_line_whole(monkeypatch):
     send_nowait = PipeSendStream.send_nowait
 
     def write_a_part(self, data):
@@ -334,7 +334,7 @@ def test_ctrl_c_in_the_middle_of_a_line_that_is_written_at_once_leaves_it_whole(
     trio.run(main)
 
 
-async def test_a_policy_that_fails_while_its_turn_is_cancelled_from_outside_is_in_the_log(caplog):
+async def test_a_policy_that_fails_while_its_turn_is_cancelled_is_logged(caplog):
     async def fail_late(_):
         try:
             await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""A turn has one end, the first, whatever the server sends and in whatever order; and its result is that end's."""
+"""A turn ends once, with the first end, whatever the server sends in whatever order."""
 
 import json
 
@@ -29,7 +29,7 @@ ERRORS = st.sampled_from([None, "why", {"message": "told"}, {"message": 5}, {"me
 
 
 class Listener:
-    """Stands in for the consumer of a turn, and fails on events after its end."""
+    """A consumer of a turn that fails on events after its end."""
 
     def __init__(self):
         self.events = 0
@@ -53,20 +53,20 @@ class Listener:
 
 @attrs.define
 class Turn:
-    """What is expected of a turn.
+    """The expected state of a turn.
 
     Attributes:
         state: The turn.
-        own: Whether a scope of this client has started it.
+        own: Whether a scope of this client started it.
         only_announced: Whether only its announcement contains its id, as for a compaction.
         id: The id in the response.
         active: The id in its announcement.
         root: The other id in its announcement, as for a review.
         answered: Whether its start was answered or refused.
         status: How it ended, once it has.
-        error: The last error that was not to be retried.
-        messages: Final answers that were completed.
-        items: How many items were completed.
+        error: The last error that was not retried.
+        messages: Completed final answers.
+        items: The number of completed items.
     """
 
     state: TurnState
@@ -285,9 +285,9 @@ class Turns(RuleBasedStateMachine):
             turn.error["message"] if fits else None
         )
         if turn.status is not None:
-            # The first end counts: nothing that comes later makes another result.
+            # The first end counts: later messages do not change the result.
             assert self.results.setdefault(id(state), result) is result
 
 
-async def test_a_turn_has_one_end_whatever_the_server_sends_and_in_whatever_order():
-    run_machine(Turns)  # in a task, because a turn knows Trio's time
+async def test_a_turn_ends_once_whatever_the_server_sends():
+    run_machine(Turns)  # in a task, because a turn reads Trio's clock

@@ -1,4 +1,4 @@
-"""Tokens that add up: over resumes, compactions and agents, and whatever the server reports."""
+"""Token usage across resumes, compactions and agents, whatever the server reports."""
 
 from contextlib import asynccontextmanager
 
@@ -56,22 +56,22 @@ def test_an_unreported_number_is_not_zero():
 # -- counting ------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_report_counts_what_it_calls_the_last_request():
+def test_of_the_first_report_only_the_last_request_counts():
     counters = UsageCounters()
-    # As in a fork, whose totals begin with those of the thread it was forked from.
+    # The totals of a fork include those of the original thread.
     used = counters.take("t", report(breakdown(1000, 500), breakdown(10, 5)))
     assert (used.input_tokens, used.output_tokens, used.total_tokens) == (10, 5, 15)
 
 
-def test_later_reports_count_what_the_totals_grew_by():
+def test_later_reports_count_the_growth_of_the_totals():
     counters = UsageCounters()
     counters.take("t", report(breakdown(10, 5), breakdown(10, 5)))
-    # Two requests since: the last one alone would not add up.
+    # Two requests were made since, so counting only the last one would be wrong.
     used = counters.take("t", report(breakdown(40, 15, cached=8), breakdown(10, 5)))
     assert (used.input_tokens, used.cached_input_tokens, used.output_tokens) == (30, 8, 10)
 
 
-def test_a_report_that_repeats_counts_nothing():
+def test_a_repeated_report_counts_nothing():
     counters = UsageCounters()
     counters.take("t", report(breakdown(10, 5), breakdown(10, 5)))
     assert counters.take("t", report(breakdown(10, 5), breakdown(10, 5))) is None
@@ -85,21 +85,21 @@ def test_the_estimate_after_a_compaction_counts_nothing():
     assert counters.take("t", report(breakdown(20, 10), breakdown(10, 5))).total_tokens == 15
 
 
-def test_totals_that_begin_anew_count_the_last_request():
+def test_if_the_totals_start_over_the_last_request_counts():
     counters = UsageCounters()
     counters.take("t", report(breakdown(1000, 500), breakdown(10, 5)))
     assert counters.take("t", report(breakdown(30, 5), breakdown(30, 5))).total_tokens == 35
     assert counters.take("t", report(breakdown(40, 5), breakdown(10, 0))).total_tokens == 10
 
 
-def test_what_follows_a_replay_counts_from_there():
+def test_reports_after_a_replay_count_from_there():
     counters = UsageCounters()
     counters.replay("t", report(breakdown(100, 50), breakdown(10, 5)))
     assert counters.take("t", report(breakdown(100, 50), breakdown(10, 5))) is None
     assert counters.take("t", report(breakdown(150, 60), breakdown(10, 5))).total_tokens == 60
 
 
-def test_threads_are_counted_apart_and_not_remembered_forever():
+def test_threads_are_counted_separately_and_forgotten():
     counters = UsageCounters()
     for number in range(THREADS_REMEMBERED + 10):
         counters.take(f"t{number}", report(breakdown(10, 5), breakdown(10, 5)))
@@ -111,7 +111,7 @@ requests = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)).filt
 
 
 @given(requests, st.data())
-def test_what_is_counted_adds_up_to_all_requests(made, data):
+def test_counted_usage_equals_the_sum_of_all_requests(made, data):
     counters, counted, total = UsageCounters(), [0, 0], [0, 0]
     for read, written in made:
         total = [total[0] + read, total[1] + written]
@@ -136,7 +136,7 @@ strange = st.fixed_dictionaries(
 
 
 @given(st.lists(st.fixed_dictionaries({}, optional={"total": strange | json, "last": strange | json}) | json))
-def test_no_report_raises_and_none_is_counted_as_less_than_nothing(reports):
+def test_no_report_raises_or_counts_as_negative(reports):
     counters = UsageCounters()
     for reported in reports:
         used = counters.take("t", {"tokenUsage": reported})
@@ -145,10 +145,11 @@ def test_no_report_raises_and_none_is_counted_as_less_than_nothing(reports):
         counters.replay("t", {"tokenUsage": reported})
 
 
-# -- where it goes -------------------------------------------------------------------------------------------------
+# -- totals of turns, threads and clients
+# -------------------------------------------------------------------------------------------------
 
 
-async def test_a_turn_a_thread_and_a_client_each_know_what_they_used():
+async def test_turns_threads_and_clients_each_report_their_usage():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         assert (thread.usage, codex.usage) == (None, None)
@@ -175,7 +176,7 @@ async def test_a_turn_a_thread_and_a_client_each_know_what_they_used():
         assert codex.usage == thread.usage
 
 
-async def test_a_turn_of_which_nothing_was_reported_has_no_usage():
+async def test_a_turn_without_reports_has_no_usage():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         results = []
@@ -191,7 +192,7 @@ async def test_a_turn_of_which_nothing_was_reported_has_no_usage():
         assert results[0].usage is None
 
 
-async def test_a_replay_on_resume_counts_for_nobody_also_while_a_turn_starts():
+async def test_usage_replayed_on_a_resume_is_not_counted_even_while_a_turn_starts():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_resume("thread-1")
         results = []
@@ -212,7 +213,7 @@ async def test_a_replay_on_resume_counts_for_nobody_also_while_a_turn_starts():
         assert codex.usage.total_tokens == 15
 
 
-async def test_a_report_that_comes_after_the_end_of_its_turn_still_counts_for_the_thread():
+async def test_a_report_after_the_end_of_its_turn_still_counts_for_the_thread():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(thread.run, "hi")
@@ -223,7 +224,7 @@ async def test_a_report_that_comes_after_the_end_of_its_turn_still_counts_for_th
         assert thread.usage.total_tokens == codex.usage.total_tokens == 15
 
 
-async def test_what_agents_use_counts_for_the_turn_that_spawned_them_at_any_depth():
+async def test_usage_of_agents_at_any_depth_counts_for_the_root_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         results = []
@@ -297,7 +298,7 @@ async def test_events_of_agents_can_be_read_while_the_turn_runs():
         assert of_the_turn == ["turn/started", "item/completed", "turn/completed"]
 
 
-async def test_listening_to_the_agents_of_a_turn_that_has_ended_ends_at_once():
+async def test_listening_to_agents_of_an_ended_turn_ends_immediately():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
 

@@ -1,4 +1,4 @@
-"""What a silent turn waits for, and the idle limit, which applies only to unexplained silence."""
+"""``waiting_on`` of silent turns, and the idle limit, which applies only to unexplained silence."""
 
 from contextlib import asynccontextmanager
 
@@ -19,7 +19,7 @@ AGES = 10_000
 
 
 class Bench:
-    """One open turn, and its server."""
+    """An open turn and its server."""
 
     def __init__(self, server, nursery):
         self.server = server
@@ -73,7 +73,7 @@ async def bench(*, policy=None, **options):
 
 
 class Parked:
-    """A policy that waits for its gate, and the number of its questions."""
+    """A policy that waits for a gate, and counts its requests."""
 
     def __init__(self):
         self.gate = trio.Event()
@@ -84,7 +84,7 @@ class Parked:
         return policies.accept()
 
 
-async def test_a_turn_waits_for_the_model_unless_something_else_is_under_way(autojump_clock):
+async def test_a_turn_waits_for_the_model_unless_something_else_is_pending(autojump_clock):
     async with bench() as one:
         assert one.turn.waiting_on is WaitingOn.model
         await one.item("started", MESSAGE)
@@ -97,7 +97,7 @@ async def test_a_turn_waits_for_the_model_unless_something_else_is_under_way(aut
         assert one.turn.waiting_on is None
 
 
-async def test_a_question_that_is_with_a_policy_comes_before_the_tool_it_is_about(autojump_clock):
+async def test_a_pending_approval_takes_precedence_over_its_tool(autojump_clock):
     parked = Parked()
     async with bench(policy=parked.policy) as one:
         await one.item("started", COMMAND)
@@ -112,7 +112,7 @@ async def test_a_question_that_is_with_a_policy_comes_before_the_tool_it_is_abou
         await one.finish()
 
 
-async def test_a_question_that_the_server_never_sent_is_distinguished(autojump_clock):
+async def test_an_approval_that_the_server_never_requested_is_distinguished(autojump_clock):
     async with bench() as one:
         await one.item("started", COMMAND)
         await one.status(WAITING)
@@ -125,14 +125,14 @@ async def test_a_question_that_the_server_never_sent_is_distinguished(autojump_c
 @pytest.mark.parametrize(
     "status", [None, "active", {"activeFlags": "waitingOnApproval"}, {"activeFlags": [7]}]
 )
-async def test_a_status_that_cannot_be_read_says_nothing(autojump_clock, status):
+async def test_an_invalid_status_is_ignored(autojump_clock, status):
     async with bench() as one:
         await one.status(status)
         assert one.turn.waiting_on is WaitingOn.model
         await one.finish()
 
 
-async def test_what_an_agent_waits_for_counts_and_its_events_are_signs_of_life(autojump_clock):
+async def test_an_agents_waiting_and_events_count_for_its_root_turn(autojump_clock):
     spawn = {
         "type": "collabAgentToolCall", "id": "a1", "tool": "spawnAgent", "status": "completed",
         "senderThreadId": "thread-1", "receiverThreadIds": ["child"], "agentsStates": {},
@@ -154,7 +154,7 @@ async def test_what_an_agent_waits_for_counts_and_its_events_are_signs_of_life(a
 # -- the idle limit ------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_model_is_given_up_and_the_turn_interrupted(autojump_clock):
+async def test_a_silent_model_exceeds_the_idle_limit_and_the_turn_is_interrupted(autojump_clock):
     async with bench(idle_limit=LIMIT) as one:
         silent_since = trio.current_time()
         await one.be_interrupted()
@@ -164,7 +164,7 @@ async def test_a_silent_model_is_given_up_and_the_turn_interrupted(autojump_cloc
         assert one.turn.result.status is TurnStatus.interrupted
 
 
-async def test_a_question_nobody_here_can_answer_is_given_up(autojump_clock):
+async def test_a_request_that_nobody_can_answer_exceeds_the_idle_limit(autojump_clock):
     async with bench(idle_limit=LIMIT) as one:
         await one.item("started", COMMAND)
         await one.status(WAITING)
@@ -172,7 +172,7 @@ async def test_a_question_nobody_here_can_answer_is_given_up(autojump_clock):
         assert one.error.waiting_on == "unseen approval"
 
 
-async def test_every_event_starts_the_clock_anew(autojump_clock):
+async def test_every_event_restarts_the_idle_limit(autojump_clock):
     async with bench(idle_limit=LIMIT) as one:
         for _ in range(5):
             await trio.sleep(LIMIT - 1)
@@ -181,18 +181,18 @@ async def test_every_event_starts_the_clock_anew(autojump_clock):
         assert one.error is None
 
 
-async def test_a_tool_may_take_as_long_as_it_likes(autojump_clock):
+async def test_a_running_tool_does_not_count_as_idle(autojump_clock):
     async with bench(idle_limit=LIMIT) as one:
         await one.item("started", COMMAND)
         await trio.sleep(50.5 * LIMIT)
         await one.item("completed", {**COMMAND, "status": "completed"})
         await trio.sleep(LIMIT - 1)
-        assert one.error is None, "the clock starts at the end of the tool"
+        assert one.error is None, "the idle time starts at the end of the tool"
         await one.be_interrupted()
         assert one.error.waiting_on == "model"
 
 
-async def test_a_parked_question_of_an_agent_may_take_as_long_as_it_likes(autojump_clock):
+async def test_a_pending_request_of_an_agent_does_not_count_as_idle(autojump_clock):
     parked = Parked()
     spawn = {
         "type": "collabAgentToolCall", "id": "a1", "tool": "spawnAgent", "status": "completed",
@@ -215,7 +215,7 @@ async def test_a_parked_question_of_an_agent_may_take_as_long_as_it_likes(autoju
         assert trio.current_time() == pytest.approx(answered_at + LIMIT, abs=1)
 
 
-async def test_a_parked_question_may_take_as_long_as_it_likes(autojump_clock):
+async def test_a_pending_request_does_not_count_as_idle(autojump_clock):
     parked = Parked()
     async with bench(policy=parked.policy, idle_limit=LIMIT) as one:
         await one.status(WAITING)
@@ -226,7 +226,7 @@ async def test_a_parked_question_may_take_as_long_as_it_likes(autojump_clock):
         answered_at = trio.current_time()
         await one.be_interrupted()
         assert trio.current_time() == pytest.approx(answered_at + LIMIT, abs=1), (
-            "the clock starts at the answer"
+            "the idle time starts at the answer"
         )
 
 
@@ -246,7 +246,7 @@ async def test_without_a_limit_silence_lasts_forever(autojump_clock):
         await one.finish()
 
 
-async def test_an_error_of_the_body_wins_over_the_idle_limit(autojump_clock):
+async def test_an_exception_in_the_body_takes_precedence_over_the_idle_limit(autojump_clock):
     with trio.fail_after(AGES):
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             thread = await codex.thread_start()

@@ -1,1 +1,1 @@
-"""What the faces for callers without Trio share: a thread that runs Trio, and proxies for the objects that live there."""
+"""Shared code of the faces for callers without Trio: a thread that runs Trio, and proxies for the objects in it."""

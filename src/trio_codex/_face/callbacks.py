@@ -1,4 +1,4 @@
-"""Run functions of the user outside Trio: plain functions in threads, coroutines in the event loop of the caller."""
+"""Run user functions outside Trio: plain functions in threads, coroutines in the caller's event loop."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from trio_codex._face.host import Host
 
 GRACE_SECONDS: Final = 1.0
-"""How long a withdrawn callback may take to end in the caller's event loop, which may be stopped."""
+"""Seconds to wait for a withdrawn callback in the caller's event loop, which may be stopped."""
 
 
 class _Crossing(Callback):
-    """One function that the host waits for. What it starts in the host runs in the nursery, and so ends with it."""
+    """A function that the host waits for. Operations that it starts in the host end with it."""
 
     def __init__(self, host: Host) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Crossing(Callback):
             self._token.run_sync_soon(self.ended.set)
 
     async def wait(self, withdraw: Callable[[], object], grace: float) -> Any:
-        """Wait for the outcome. If this is cancelled, withdraw the call and wait a little more."""
+        """Wait for the outcome. If this is cancelled, withdraw the call and wait for a grace period."""
         try:
             async with self.open():
                 await self.ended.wait()
@@ -56,25 +56,26 @@ class _Crossing(Callback):
             return value
         if isinstance(error, Exception):
             raise error
-        # SystemExit, or a CancelledError of its own, would end the client.
+        # SystemExit, or the callback's own CancelledError, would end the client.
         raise FaceError(f"a callback ended with {type(error).__name__}") from error
 
 
 class ThreadBridge:
-    """Runs plain functions in threads of their own. Coroutines run in Trio."""
+    """Runs each plain function in its own thread. Coroutines run in Trio."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
 
     async def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_async: bool) -> Any:
-        """Run a function. If this is cancelled, a thread runs on, and its result is discarded."""
+        """Run a function. If this is cancelled, the thread continues, and its result is discarded."""
         if is_async:
             return await function(*args, **kwargs)
         return await self.in_thread(functools.partial(function, *map(self.host.present, args), **kwargs))
 
     async def in_thread(self, function: Callable[[], Any]) -> Any:
         """Run a plain function in a daemon thread, in a copy of this context."""
-        # Not trio.to_thread: its threads outlive the call, and an abandoned one would take up a place.
+        # trio.to_thread would not do: its threads outlive the call, and an abandoned one would count toward its
+        # limit.
         crossing = _Crossing(self.host)
 
         def work() -> None:
@@ -128,7 +129,7 @@ class LoopBridge(ThreadBridge):
 
 
 def as_async(function: Any) -> Any:
-    """Return a plain function as a coroutine function of this package that has the user's called; others as they are."""
+    """Wrap a plain function in a coroutine function that calls it through the bridge. Return others unchanged."""
     if not callable(function) or isinstance(function, type) or is_async_callable(function):
         return function
 
@@ -140,7 +141,7 @@ def as_async(function: Any) -> Any:
 
 
 def run_here(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that runs an async function in a Trio run of this thread, with plain functions as arguments."""
+    """Return a function that calls an async function with plain functions, in a Trio run of this thread."""
 
     def called(value: Any) -> Any:
         async def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ASYNC124  # stands for an async function

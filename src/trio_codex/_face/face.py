@@ -1,6 +1,6 @@
-"""What both faces do: call, enter, leave and iterate. Written once, as coroutines that wait for operations.
+"""The operations of both faces: call, enter, leave and iterate. Written once, as coroutines that wait for operations.
 
-Under asyncio they are awaited. In a thread, waiting blocks, so they never suspend and run to their end at once.
+Under asyncio they are awaited. In a thread, waiting blocks, so they never suspend and complete in one step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from trio_codex._face.callbacks import ThreadBridge
 
-# Nothing here runs in Trio, so its rules for checkpoints do not apply.
+# Nothing here runs in Trio, so its checkpoint rules do not apply.
 # flake8: noqa: ASYNC910, ASYNC911, ASYNC102, ASYNC103
 
 
@@ -34,11 +34,11 @@ class Face:
 
     Attributes:
         name: The name of its module.
-        bridge: Runs functions of the user.
+        bridge: Runs user functions.
         operation: Its class of operations, which defines how the caller waits.
         scope: Its class of scopes.
-        aliases: Further names for methods.
-        members: The members of a proxy that stand for ``__aiter__`` and ``__aenter__`` of its handle.
+        aliases: Additional names of methods.
+        members: The members of a proxy that replace ``__aiter__`` and ``__aenter__`` of its handle.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Face:
     aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def caller(self) -> Hashable:
-        """Return what identifies the caller: its thread or its task."""
+        """Return the identity of the caller: its thread or its task."""
         raise NotImplementedError
 
     def home(self) -> object:
-        """Return where a client that is opened here belongs."""
+        """Return the event loop to which a client opened here belongs, if any."""
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Prepare for the start of a client, before there is anything to lose."""
+        """Prepare for the start of a client, before anything can be lost."""
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine of this module."""
@@ -71,14 +71,14 @@ class Face:
         """Raise unless the caller may use a client.
 
         Raises:
-            FaceError: The client belongs somewhere else.
+            FaceError: The client belongs to another event loop or process.
         """
         host.check()
         if self.home() is not host.home:
             raise FaceError("the client belongs to another event loop: open one in each")
 
     def call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run an async function in Trio, and return what it returns as the face presents it."""
+        """Run an async function in Trio, and return its result as the face presents it."""
         return self.run(self._call(host, function, args, kwargs))
 
     async def _call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -92,7 +92,7 @@ class Face:
         kwargs: Any = MappingProxyType({}),
         keep: Callable[[Any], object] | None = None,
     ) -> Any:
-        """Run an async function in Trio. If the caller is interrupted after all was done, pass the value to ``keep``."""
+        """Run an async function in Trio. If the caller is interrupted too late, pass the value to ``keep``."""
         self.check(host)
         operation, caller = self.operation(), self.caller()
         host.call(operation, caller, function, args, kwargs)
@@ -101,7 +101,7 @@ class Face:
             if keep is not None and operation.value is not None:
                 keep(operation.value)
             elif (leave := getattr(operation.value, "__aexit__", None)) is not None:
-                # Nobody gets this handle, so nobody else will close it.
+                # The caller does not receive this handle, so close it here.
                 left = self.operation()
                 with suppress(ConnectionClosed):
                     host.call(left, caller, leave, (None, None, None), {})
@@ -114,13 +114,13 @@ class Face:
         return operation.value
 
     def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call a function that does not wait, in the Trio thread, and block until it has returned."""
+        """Call a synchronous function in the Trio thread, and block until it returns."""
         host.check()
         operation = _Blocking()
         try:
             host.submit(operation, operation.call, function, args, kwargs)
         except ConnectionClosed:
-            # Nothing runs there any more.
+            # Trio has ended.
             return wrap(self, host, function(*args, **kwargs))
         operation.lock.acquire()
         if operation.error is not None:
@@ -147,8 +147,8 @@ def members_of(
 
     Args:
         face: The face.
-        names: The names that it has for ``__aiter__``, ``__anext__``, ``__aenter__`` and ``__aexit__``.
-        next_: The second of them.
+        names: The face's names for ``__aiter__``, ``__anext__``, ``__aenter__`` and ``__aexit__``.
+        next_: The implementation of the second one.
     """
 
     def iterate(self: Proxy) -> Proxy:
@@ -174,7 +174,7 @@ def members_of(
 
 
 class _Blocking(Operation):
-    """An operation whose caller blocks, because it ends at once."""
+    """An operation that ends immediately, so its caller blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Blocking(Operation):
         self.lock.acquire()
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # it was released already
+        with suppress(RuntimeError):  # it was already released
             self.lock.release()
 
     def call(
@@ -191,12 +191,12 @@ class _Blocking(Operation):
         """Call the function, in the Trio thread."""
         try:
             self.finish(context.run(function, *args, **kwargs))
-        except BaseException as exc:  # raised in the caller's thread
+        except BaseException as exc:  # reraised in the caller's thread
             self.finish(error=exc)
 
 
 class Scope:
-    """A scope of the Trio API. Leaving it waits until everything it started has ended, however it is left."""
+    """A scope of the Trio API. However it is left, leaving waits until everything it started has ended."""
 
     face: ClassVar[Face]
 
@@ -208,7 +208,7 @@ class Scope:
         self._has_exited = False
 
     async def enter(self, *, body: bool = True) -> Any:
-        """Enter the scope. Without a body, the caller is not inside of it."""
+        """Enter the scope. Without a body, the caller is not inside it."""
         face = self.face
         if self._held is not None:
             raise RuntimeError("this scope was entered before: create another one")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from trio_codex._face.operations import Operation
 
 HOSTS: Final[set[Host]] = set()
-"""The hosts whose thread runs."""
+"""The hosts whose thread is running."""
 
 HOSTLESS: Final[set[Operation]] = set()
-"""Operations that wait for a host that they do not know yet. When the last one has ended, they wait in vain."""
+"""Operations that wait for a host that they do not know yet. They fail when the last host ends."""
 
 
 class OpenScope(Around):
@@ -41,7 +41,7 @@ class OpenScope(Around):
 
 
 class Callback(Around):
-    """A function of the user that a host waits for. What it calls ends with it."""
+    """A user function that a host waits for. Operations that it starts end with it."""
 
     host: Host
 
@@ -55,14 +55,14 @@ class Host(Around):
     """A daemon thread that runs Trio for one client.
 
     Args:
-        bridge: Makes what runs functions of the user.
-        home: Where the client belongs: the event loop of asyncio.
+        bridge: Creates the bridge that runs user functions.
+        home: The asyncio event loop to which the client belongs, if any.
 
     Attributes:
-        scopes: The scopes that each caller is inside of, innermost last.
+        scopes: The scopes that each caller is inside, innermost last.
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
-        close: Closes that scope, in the way of the face.
+        close: Closes that scope through the face.
         present: Returns a value of the Trio API as the face presents it.
         has_ended: Whether Trio has ended.
         was_forked: Whether the thread belongs to the parent of this process.
@@ -86,7 +86,7 @@ class Host(Around):
         self.present: Callable[[Any], Any] = lambda value: value
 
     def start(self) -> None:
-        """Start the thread, and wait until Trio runs."""
+        """Start the thread, and wait until Trio is running."""
         HOSTS.add(self)
         try:
             self._thread.start()
@@ -124,7 +124,7 @@ class Host(Around):
             mailbox.close()
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
-        """Call a function in the Trio thread soon. Return whether Trio runs."""
+        """Call a function in the Trio thread soon. Return whether Trio is running."""
         return self._mailbox is not None and self._mailbox.put(partial(function, *args))
 
     def check(self) -> None:
@@ -139,12 +139,12 @@ class Host(Around):
             raise FaceError("this is the client's own thread, which must not wait for itself")
 
     def expect(self, operation: Operation) -> None:
-        """Finish an operation when the thread ends, unless it was finished before. Its callers must not wait for ever."""
+        """Finish an operation when the thread ends, unless it is finished before, so that its callers never hang."""
         operation.on_done = self._unfinished.discard
         self._unfinished.add(operation)
 
     def submit(self, operation: Operation, function: Callable[..., object], *args: Any) -> None:
-        """Call a function that starts an operation, in the Trio thread. Its first argument is a copy of this context.
+        """Call a function in the Trio thread that starts an operation. Its first argument is a copy of this context.
 
         Raises:
             ConnectionClosed: The client is closed.
@@ -159,7 +159,7 @@ class Host(Around):
             self._finish_all()
 
     def _finish_all(self) -> None:
-        # A bug has ended Trio before them.
+        # A bug ended Trio before them.
         for operation in tuple(self._unfinished):
             operation.finish(error=self._failure or ConnectionClosed())
 
@@ -168,14 +168,14 @@ class Host(Around):
         self.submit(operation, self.innermost(caller).begin, function, *call)
 
     def innermost(self, caller: Hashable) -> Around:
-        """Return what an operation of this caller runs inside of."""
+        """Return the scope, callback or client that an operation of this caller runs in."""
         if scopes := self.scopes.get(caller):
             return scopes[-1]
         callback = inside_callback.get()
         return callback if callback is not None and callback.host is self else self.root or self
 
     async def raise_cut_off(self, caller: Hashable) -> None:  # noqa: ASYNC910, ASYNC911  # runs outside Trio
-        """Raise the reason why an operation was cancelled by a scope around it."""
+        """Raise the cause of an operation's cancellation by a scope around it."""
         for scope in [*reversed(self.scopes.get(caller, ())), self.root]:
             if scope is None or (scope is self.root and self.is_inside_callback()):
                 raise FaceError("the callback was withdrawn")
@@ -188,7 +188,7 @@ class Host(Around):
         raise ConnectionClosed
 
     def is_inside_callback(self) -> bool:
-        """Return whether the caller is a function of the user that this host waits for."""
+        """Return whether the caller is a user function that this host waits for."""
         callback = inside_callback.get()
         return callback is not None and callback.host is self
 
@@ -199,7 +199,7 @@ class Host(Around):
             operation.finish(error=self._failure)
 
     def close_at_exit(self) -> None:
-        """Close the client in the main thread. Needs no new thread, which could not start any more."""
+        """Close the client in the main thread, without a new thread, which could no longer start."""
         if self.post(self._leave.set):
             self.join()
 

@@ -1,4 +1,4 @@
-"""Functions that other threads have called in the Trio thread. Takes half the time of ``TrioToken.run_sync_soon()``."""
+"""Call functions in the Trio thread from other threads, in half the time of ``TrioToken.run_sync_soon()``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Mailbox:
-    """A queue of functions to call in the Trio run in which it is created. Needs an eventfd, or falls back to Trio's way.
+    """A queue of functions to call in the Trio run that created it. Uses an eventfd, or Trio's own queue without one.
 
     It may be used in signal handlers.
     """
@@ -28,7 +28,7 @@ class Mailbox:
         self._token = trio.lowlevel.current_trio_token()
 
     def put(self, job: Callable[[], object]) -> bool:
-        """Have a function called soon, in the order of the calls. Return whether it will be."""
+        """Call a function soon, in order. Return whether it was accepted."""
         with self._lock:
             if self._is_closed:
                 return False

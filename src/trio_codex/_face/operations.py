@@ -1,7 +1,7 @@
-"""Operations: what callers outside Trio have done there, and the tasks that do it.
+"""Operations that run in Trio for callers outside it, and the tasks that run them.
 
-An operation runs inside a scope. A new task and a new cancel scope for each would take longer than most operations do here,
-so a few idle tasks of each scope are kept for the next ones.
+An operation runs inside a scope. A new task and cancel scope would take longer than most operations, so each scope
+keeps a few idle tasks for reuse.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ MOST_IDLE: Final = 8
 
 
 class Operation:
-    """Something done in the Trio thread for callers who wait elsewhere. Faces define how.
+    """An operation in the Trio thread for callers in other threads. Faces define how they wait.
 
     Attributes:
         done: Whether it has ended in Trio.
-        value: What it returned.
-        error: What it raised.
+        value: Its return value.
+        error: Its exception.
         was_cut_off: Whether Trio cancelled it together with a scope around it.
         worker: The task that runs it.
         on_done: Called in the Trio thread when it has ended.
@@ -39,11 +39,11 @@ class Operation:
         self.on_done: Callable[[Operation], object] | None = None
 
     def wake(self) -> None:
-        """Wake all callers that wait. Called in the Trio thread."""
+        """Wake all waiting callers. Called in the Trio thread."""
         raise NotImplementedError
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
-        """Wait until it is done. If the caller is interrupted, call ``cancel``, wait on, and return the interruption."""
+        """Wait until it is done. If the caller is interrupted, call ``cancel``, keep waiting, and return it."""
         raise NotImplementedError
 
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
@@ -77,11 +77,11 @@ class Operation:
 
 
 class Around:
-    """What operations run inside of: a scope, a callback, or the client itself.
+    """The surroundings of operations: a scope, a callback, or the client itself.
 
     Attributes:
         nursery: Runs the operations; ``None`` unless it is open.
-        idle: The tasks that have ended an operation and can run another one.
+        idle: Idle tasks, which can run another operation.
     """
 
     def __init__(self) -> None:
@@ -90,18 +90,18 @@ class Around:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Let operations run inside of this until the body ends, and then cancel them."""
+        """Allow operations to run inside this until the body ends, and then cancel them."""
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
                 try:
                     yield
                 finally:
-                    # From here on, nothing may be started: the nursery would be closed before that runs.
+                    # From here on, nothing may be started, because the nursery would close before it runs.
                     self.nursery = None
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # Operations raise nothing but Cancelled, and what is around them expects that as itself.
+            # Operations raise only Cancelled, and the surroundings expect it outside a group.
             error: BaseException = group
             while exceptions := getattr(error, "exceptions", ()):
                 error = exceptions[0]
@@ -119,7 +119,7 @@ class Around:
 
 
 class Worker:
-    """A task that runs operations, one after the other, each in the context of its caller.
+    """A task that runs operations in sequence, each in the context of its caller.
 
     Attributes:
         cancel_scope: Cancels the operation that it runs.

@@ -1,7 +1,7 @@
 """Proxies: the classes and functions of the Trio API as one face presents them, derived from the API itself.
 
 A *handle* is an object that lives in the Trio thread, such as a thread or a turn. A face wraps each handle that the API
-returns in a proxy. All other values are passed on as they are.
+returns in a proxy. All other values are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = "trio_codex"
 
 CHUNK: Final = 256
-"""Most elements of an iteration that are handed over at once. They leave the buffer that bounds them, so not all of it."""
+"""The maximum number of elements fetched at once. They leave the bounded buffer, so this must be limited."""
 
 
 class Presenter(Protocol):
@@ -35,12 +35,12 @@ class Presenter(Protocol):
 
     @property
     def members(self) -> Mapping[str, Mapping[str, Any]]:
-        """The members of a proxy that stand for ``__aiter__`` and ``__aenter__`` of its handle."""
+        """The members of a proxy that replace ``__aiter__`` and ``__aenter__`` of its handle."""
         ...
 
     @property
     def aliases(self) -> Mapping[str, tuple[str, ...]]:
-        """Further names for methods."""
+        """Additional names of methods."""
         ...
 
     @property
@@ -49,11 +49,11 @@ class Presenter(Protocol):
         ...
 
     def call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run an async function in Trio, and return what it returns as the face presents it."""
+        """Run an async function in Trio, and return its result as the face presents it."""
         ...
 
     def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call a function that does not wait, in the Trio thread, and block until it has returned."""
+        """Call a synchronous function in the Trio thread, and block until it returns."""
         ...
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ class Proxy:
     Attributes:
         face_target: The handle in the Trio thread.
         face_host: Its host.
-        face_unread: Elements of an iteration that were handed over and not yet returned, the last one first.
+        face_unread: Fetched elements of an iteration that were not returned yet, in reverse order.
         face_scopes: The scopes that were entered with this proxy.
     """
 
@@ -100,10 +100,10 @@ class Proxy:
         return sorted({*own, *object.__dir__(self)})
 
     async def face_bound(self) -> None:  # noqa: ASYNC910  # does not wait
-        """Wait until the host is known, which it is."""
+        """Wait until the host is known, which is always the case here."""
 
     def face_return_unread(self) -> None:
-        """Put elements that were handed over and not returned back into the buffer: others read from it, too."""
+        """Put fetched elements that were not returned back into the buffer, because others read from it, too."""
         source = iterator_of(self.face_target) if self.face_unread else None
         if (put_back := getattr(source, "put_back", None)) is not None:
             self.face_host.post(put_back, self.face_unread[::-1])
@@ -116,7 +116,7 @@ def iterator_of(target: Any) -> Any:
 
 
 async def take_some(target: Any) -> list[Any]:
-    """Return the next element of an iteration and those that are buffered behind it, the last one first."""
+    """Return the next element of an iteration and buffered ones after it, in reverse order."""
     source = iterator_of(target)
     try:
         taken = [await source.__anext__()]
@@ -217,7 +217,8 @@ class Surface:
     Args:
         face: The face.
         module: The module.
-        own: What differs: a value, the name of the submodule of the face that has it, or ``None`` for what the face lacks.
+        own: Names that differ: a value, the name of the face's submodule with the value, or ``None`` if the face
+            lacks it.
     """
 
     def __init__(self, face: Presenter, module: Any, own: Mapping[str, Any]) -> None:

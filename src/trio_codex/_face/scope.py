@@ -1,4 +1,4 @@
-"""An async context manager that one Trio task holds open for a caller in another thread."""
+"""An async context manager that a Trio task holds open for a caller in another thread."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class HeldScope(OpenScope):
     """The Trio side of a scope.
 
-    Operations of the caller run in its nursery. So if the scope is cancelled from within, because a policy failed or a
-    budget was exceeded, they are cancelled as the body of a Trio program would be.
+    Operations of the caller run in its nursery. If the scope is cancelled from within, because a policy failed or a
+    budget was exceeded, they are therefore cancelled like the body of a Trio scope.
 
     Attributes:
         entered: Done when the scope was entered, or failed to be.
@@ -53,7 +53,7 @@ class HeldScope(OpenScope):
             self._host.expect(self.exited)
             self._host.submit(self.entered, self._begin, self._host.innermost(caller))
         except BaseException:
-            # There will be no task to wait for.
+            # No task will be started.
             self._finish(None)
             raise
 
@@ -71,7 +71,7 @@ class HeldScope(OpenScope):
                     async with self.open():
                         self.entered.finish(value)
                         await self._left.wait()
-                    # Outside the nursery, which would put it into a group.
+                    # Raise outside the nursery, which would put it into a group.
                     if self._body_error is not None:
                         raise self._body_error
                 self.swallowed = self._body_error is not None
@@ -91,7 +91,7 @@ class HeldScope(OpenScope):
             self.on_ended_early()
 
     def leave(self, error: BaseException | None) -> None:
-        """Start to leave the scope: with the exception of its body, or cancelled if that is an exit request."""
+        """Start to leave the scope with the exception of its body, or cancel it if that is an exit request."""
         if error is not None and not isinstance(error, Exception):
             self.cancel()
             return
@@ -100,7 +100,7 @@ class HeldScope(OpenScope):
             self._finish(None)
 
     def cancel(self) -> None:
-        """Cancel the scope; it ends soon."""
-        # In this order, because the task that holds it must see the cancellation.
+        """Cancel the scope, without waiting for its end."""
+        # This order ensures that the task that holds the scope sees the cancellation.
         if not (self._host.post(self._cancel_scope.cancel) and self._host.post(self._left.set)):
             self._finish(None)

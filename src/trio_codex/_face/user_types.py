@@ -1,4 +1,4 @@
-"""The classes with which a program passes functions of its own: policies, tools and the inbox."""
+"""The classes that contain user functions: policies, tools and the inbox."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Policy(policies.Policy):
 
 
 class PlainTool(tools.Tool[Any, Any]):
-    """A tool that is a plain function when it is called directly."""
+    """A tool that is a plain function if called directly."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         function = self.function
@@ -53,7 +53,7 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
 
 class Inbox(policies.Policy):
-    """The base of the inboxes: a Trio inbox, and the client that asks it, which is not known before.
+    """The base of the inboxes: a Trio inbox, and its client, which is known only after the first request.
 
     Attributes:
         face_target: The Trio inbox.

@@ -7,8 +7,8 @@
         async with thread.turn("Fix the test.") as turn:
             async for event in turn: ...
 
-Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a scope
-waits until what it started has ended on the server, after an exception or a cancellation, too.
+Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a
+scope waits until everything it started has ended on the server, also after an exception or a cancellation.
 """
 
 from functools import partial

@@ -10,8 +10,8 @@
         async with thread.turn("Fix the test.") as turn:
             async for event in turn: ...
 
-Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a scope
-waits until what it started has ended on the server, after an exception or a cancellation, too.
+Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a
+scope waits until everything it started has ended on the server, also after an exception or a cancellation.
 """
 
 import os
@@ -5244,31 +5244,31 @@ class RemoteInput:
         """Send end of file, even if this is cancelled."""
 
 class Supervisor:
-    """Keeps a server, or a connection to one, alive, and runs turns that outlive it. See :func:`open_supervisor`."""
+    """Restarts a server, or reconnects to one, and runs turns that outlive it. See :func:`open_supervisor`."""
     @property
     def generation(self) -> int:
         """The number of the current generation, or of the latest one. The first is 1."""
     async def ready(self) -> Codex:
         """Wait for a generation that is ready, and return its client.
 
-        What is done through this client is not durable: it ends with the generation.
+        Operations on this client are not durable: they end with the generation.
 
         Raises:
             RestartLimitExceeded: The supervisor has given up.
             ConnectionClosed: The supervisor's scope has exited.
         """
     def generations(self) -> tuple[Generation, ...]:
-        """Return the generations so far, oldest first: the latest 100, and the current one."""
+        """Return the latest 100 generations, oldest first, and the current one."""
     def status(self) -> SupervisorStatus:
         """Return what the supervisor is doing."""
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
-        """Replace the server, for example after an upgrade. The threads go on in the next generation.
+        """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, the turns that are
-        still open are interrupted, and go on by their keys. Such a restart does not count toward the limit.
+        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
+        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
 
         Args:
-            reason: Why, for :meth:`generations`.
+            reason: The reason, shown by :meth:`generations`.
             drain_timeout: How long to wait for open turns, in seconds.
 
         Raises:
@@ -5276,20 +5276,20 @@ class Supervisor:
             ConnectionClosed: The supervisor's scope has exited.
         """
     async def drain(self, *, timeout: float = 60) -> None:
-        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+        """Admit no more prompts, and wait until open turns have ended, to end the program.
 
-        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+        A prompt that is not admitted waits until it is cancelled. The next program runs it.
 
         Args:
-            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+            timeout: How long to wait, in seconds. The next program continues turns that are still open then.
         """
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
 
         Args:
-            name: The name under which the journal has it. A name that it does not have is that of a new thread.
-            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those that
-                only a new thread has. The thread cannot be ephemeral.
+            name: The name of the thread in the journal. An unknown name starts a new thread.
+            ***options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+            for new threads only. The thread cannot be ephemeral.
 
         Raises:
             ValueError: The name is empty, or the thread could not be durable.
@@ -5309,14 +5309,14 @@ class SupervisedThread:
     def id(self) -> str:
         """The id of the thread on the server.
 
-        It changes if the server dies before it has stored the first turn, because the thread is then started anew.
+        It changes if the server dies before it has stored the first turn, because the thread is then started again.
 
         Raises:
             ThreadClosed: The scope was not entered.
         """
     @property
     def usage(self) -> TokenUsage | None:
-        """Tokens used by its turns in this program, those that a death has interrupted included.
+        """Tokens used by its turns in this program, including turns that a death interrupted.
 
         They include those of spawned agents. ``None`` if the server reported none.
         """
@@ -5367,10 +5367,10 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> Scope[SupervisedTurn]:
-        """Run a prompt as a scope, over deaths of the server and of the program. See :meth:`run`.
+        """Run a prompt as a scope, across deaths of the server and of the program. See :meth:`run`.
 
-        If the scope exits before the prompt has ended, its turn is interrupted, and that is its result from then on. If
-        it exits by an exception that also leaves the supervisor, such as Ctrl-C, the next program continues the prompt.
+        If the scope exits before the prompt has ended, its turn is interrupted, and this result is final. If an
+        exception such as Ctrl-C also leaves the supervisor, the next program continues the prompt.
 
         Args:
             value: The input.
@@ -5387,17 +5387,17 @@ class SupervisedThread:
             CodexError: As in :meth:`run`, except for a failed turn, which is a result. The body is cancelled.
         """
     async def fate(self, key: str) -> str:
-        """Return what became of a prompt, by its key. Nothing is sent to the model.
+        """Return the state of a prompt by its key. Nothing is sent to the model.
 
         Returns:
-            ``"unknown"`` if it was never given to the model; ``"running"`` also if a call of :meth:`run` would go on with
-            it; else how it ended. ``"lost"`` if a call of :meth:`run` would raise ``HistoryLost``.
+            ``"unknown"`` if the model never received it; ``"running"`` if it is running or :meth:`run` would continue
+            it; ``"lost"`` if :meth:`run` would raise ``HistoryLost``; otherwise how it ended.
 
         Raises:
             CodexError: As for any request.
         """
     async def compact(self) -> TurnResult[Any]:
-        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does; again if a death interrupts that.
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and repeat it if a death interrupts it.
 
         Raises:
             TurnActive: A prompt runs on this thread.
@@ -5405,21 +5405,21 @@ class SupervisedThread:
         """
 
 class SupervisedTurn:
-    """One prompt, inside ``async with thread.turn(…)``, over as many generations as it takes.
+    """One prompt, inside ``async with thread.turn(…)``, across generations.
 
-    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the events
-    of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both iterations
-    consume the same buffer, so only one task at a time may iterate.
+    Iterate over it for its events, or over :meth:`text` for its text. If a generation ends during the turn, unread
+    events of its turn are dropped, and an event ``trio_codex/generationLost`` marks the gap. Both iterations consume
+    the same buffer, so only one task at a time may iterate.
     """
     @property
     def key(self) -> str:
         """The key of the prompt."""
     @property
     def id(self) -> str | None:
-        """The id of its current turn on the server; ``None`` between two generations."""
+        """The id of its current turn on the server; ``None`` between generations."""
     @property
     def result(self) -> TurnResult[Any]:
-        """The result, as that of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+        """The result, as of :meth:`SupervisedThread.run`. A failed turn does not raise here.
 
         Its status is ``"lost"`` if the scope was left between two generations.
 
@@ -5435,11 +5435,11 @@ class SupervisedTurn:
             trio.BusyResourceError: Another task is iterating.
         """
     def text(self) -> TurnText:
-        """Iterate over the agent's text, as in :meth:`~trio_codex.Turn.text`. A follow-up begins a message of its own."""
+        """Iterate over the agent's text, as in :meth:`~trio_codex.Turn.text`. A follow-up starts a new message."""
     async def wait(self) -> TurnResult[Any]:
         """Wait for the end, and return the result. Buffered events are discarded. A failed turn does not raise here."""
     async def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn; between two generations, wait for the next one.
+        """Send more input to the running turn. Between two generations, wait for the next one.
 
         Input that the server has accepted may be lost if the server dies.
 
@@ -5448,9 +5448,9 @@ class SupervisedTurn:
             CodexError: As in :meth:`~trio_codex.Turn.steer`.
         """
     async def interrupt(self) -> None:
-        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not go on in another generation."""
+        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
     def give_up(self) -> bool:
-        """Note that the scope has exited; return whether the end of the prompt is not known."""
+        """Record that the scope has exited, and return whether the end of the prompt is still unknown."""
 
 def open_codex(
     config: CodexConfig | None = None,
@@ -5609,25 +5609,24 @@ def open_supervisor(
 ) -> Scope[Supervisor]:
     """Keep a server alive for the duration of a scope, and run turns that outlive it.
 
-    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`. When
-    it ends, another one is started, and the threads of the supervisor go on in it. With a journal, they also go on in the
-    next program that opens it. Exceptions raised by the body propagate unchanged.
+    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`.
+    When it ends, another one is started, and the threads of the supervisor continue in it. With a journal, they also
+    continue in the next program that opens it. Exceptions raised by the body propagate unchanged.
 
     Args:
         config: The configuration of the client and its server, or where to attach; by default the user's own setup.
         policy: As in :func:`~trio_codex.open_codex`.
-        tools: As there.
-        budget: The joint budget of all turns of its threads, over all generations, and over all programs with the same
-            journal.
-        instruments: As there.
+        tools: As in :func:`~trio_codex.open_codex`.
+        budget: The joint budget of all its turns, across generations and across programs with the same journal.
+        instruments: As in :func:`~trio_codex.open_codex`.
         restart: How often to restart, and after which delays.
-        probe: How to find a server that is stuck; ``None`` to let it be.
+        probe: How to detect a stuck server; ``None`` to disable detection.
         journal: The path of an SQLite database, on a local disk, that is created if it does not exist. By default the
-            journal is in memory, and only deaths of the server are survived.
+            journal is in memory, and threads survive only deaths of the server.
 
     Raises:
         StartError: The first start failed.
-        RestartLimitExceeded: The server failed too often, or in a way that a restart does not cure; the body was
+        RestartLimitExceeded: The server failed too often, or a restart would fail in the same way; the body was
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.

@@ -1,4 +1,4 @@
-"""How tasks of asyncio wait for Trio."""
+"""Waiting for Trio in asyncio tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trio_codex._face.proxies import Proxy
     from trio_codex._face.scope import HeldScope
 
-# Nothing here runs in Trio, so its rules for checkpoints do not apply.
+# Nothing here runs in Trio, so its checkpoint rules do not apply.
 # flake8: noqa: ASYNC910, ASYNC103
 
 
@@ -37,8 +37,8 @@ class _Operation(Operation):
         first: asyncio.CancelledError | None = None
         loop = asyncio.get_running_loop()
         while True:
-            # A new one each time, as a cancellation ends it. In the list before done is read: wake() sets that, and then
-            # reads the list.
+            # Create a new future each time, because a cancellation ends it. Add it to the list before reading done:
+            # wake() sets done, and then reads the list.
             self._futures.append(future := loop.create_future())
             if self.done:
                 return first
@@ -51,7 +51,7 @@ class _Operation(Operation):
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
-    """Call a function in the thread of a loop, unless it was closed without having run to its end. Then nobody waits."""
+    """Call a function in the thread of a loop. If the loop was closed early, nothing is waiting, so ignore it."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)
 

@@ -1,13 +1,14 @@
 """The batches of :mod:`trio_codex.batch`, with solvers that need no Trio.
 
-A solver is a plain function, which runs in a thread of its own, or a coroutine function, which runs in the event loop of the batch.
+A solver is a plain function, which runs in its own thread, or a coroutine function, which runs in the batch's event
+loop.
 """
 
 from trio_codex import batch
 from trio_codex._face.proxies import Surface
 from trio_codex.aio._face import FACE
 
-# What the engine calls in Trio is as it is there.
+# These are called by the engine in Trio, so they are not wrapped.
 _TRIO = ("CopyTree", "EmptyDirectory", "GitWorktree", "Workspace", "solve_prompt")
 
 _surface = Surface(FACE, batch, {name: getattr(batch, name) for name in _TRIO})

@@ -3,7 +3,8 @@
 
 """The batches of :mod:`trio_codex.batch`, with solvers that need no Trio.
 
-A solver is a plain function, which runs in a thread of its own, or a coroutine function, which runs in the event loop of the batch.
+A solver is a plain function, which runs in its own thread, or a coroutine function, which runs in the batch's event
+loop.
 """
 
 import os
@@ -45,7 +46,7 @@ from trio_codex.instruments import Instrument
 from trio_codex.policies import Policy as _Policy
 
 class Batch:
-    """A batch that runs. Iterate over it for its outcomes. Created by :func:`open_batch`.
+    """A running batch. Iterate over it for its outcomes. Created by :func:`open_batch`.
 
     Attributes:
         out: The absolute path of its directory.
@@ -54,31 +55,31 @@ class Batch:
     out: Path
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Outcome:
-        """Return the next outcome: first those of earlier programs, then new ones in the order in which tasks end.
+        """Return the next outcome: first those of earlier runs, then new ones as tasks end.
 
-        Every outcome is returned once. They are read from the journal, so a slow consumer delays nothing.
+        Every outcome is returned once. Outcomes are read from the journal, so a slow consumer delays nothing.
 
         Raises:
             BatchStopped: The batch was stopped, and some tasks have no outcome.
             StopAsyncIteration: Every task has an outcome, and all of them were returned.
         """
     def status(self) -> BatchStatus:
-        """Return what the batch has done."""
+        """Return the progress of the batch."""
     @property
     def is_stopping(self) -> bool:
         """Whether :meth:`stop` was called."""
     def stop(self) -> None:
-        """Start no more attempts. Those that run go on to their ends, and then the iteration raises ``BatchStopped``."""
+        """Start no more attempts. Running attempts finish, and then the iteration raises ``BatchStopped``."""
 
 class TaskContext:
-    """What a solver gets. It is called once for each attempt.
+    """The argument of a solver. A solver is called once for each attempt.
 
     Attributes:
         task: The task.
         thread: The thread of the attempt.
         workspace: The working directory of its agent.
         attempt: The number of the attempt, starting at 1.
-        codex: The client of the server on which the attempt began. What is done through it is not durable.
+        codex: The client of the server on which the attempt began. Operations on it are not durable.
     """
 
     task: Task
@@ -90,8 +91,9 @@ class TaskContext:
 class TaskThread:
     """The thread of an attempt. It outlives its server, as a :class:`~trio_codex.supervision.SupervisedThread` does.
 
-    Its prompts are keyed by their order. When an attempt goes on in another program, the solver is called again, and the
-    prompts that had ended before are read from the history: it should make the same ones in the same order.
+    Prompts are keyed by their order. When an attempt continues in another program, the solver is called again, and
+    results of completed prompts are read from the history. The solver should therefore run the same prompts in the
+    same order.
     """
     @property
     def id(self) -> str:
@@ -152,11 +154,11 @@ def open_batch(
     allow_changes: bool = False,
     instruments: Sequence[Instrument] = ...,
 ) -> Scope[Batch]:
-    """Run many tasks for the duration of a scope, a limited number at once. Exceptions of the body propagate unchanged.
+    """Run many tasks with limited concurrency for the duration of a scope. Exceptions of the body propagate unchanged.
 
-    Each attempt at a task has a thread and a directory of its own. Outcomes are stored in ``out``. Open the same
-    directory again after a kill, an error or Ctrl-C: the tasks that have an outcome are not run again, and the others go
-    on. There are as many outcomes as tasks, or an error. Leaving the scope ends the attempts that run, on the server, too.
+    Each attempt at a task has its own thread and directory. Outcomes are stored in ``out``. Open the same directory
+    again after a crash, an error or Ctrl-C: tasks with an outcome are not run again, and the others continue. Either
+    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, also on the server.
 
     Args:
         tasks: The tasks, with unique ids.
@@ -165,34 +167,34 @@ def open_batch(
         out: The directory of the batch, on a local disk. It is created if it does not exist, and must be empty
             or that of the same batch.
         config: The configuration of the server.
-        turns: How many attempts run at once.
-        starting: How many threads start at once, from the start of the thread to that of its first turn. That is what
-            costs the server most. By default, as many as run at once.
-        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that no attempt is
-            interrupted by the death of a server that another one has caused. With several, the limits of the whole batch
-            are checked when a turn starts, and during a turn only against what its own server has used.
+        turns: How many attempts run concurrently.
+        starting: How many attempts may be starting concurrently, from the start of the thread to that of its first
+            turn, which costs the server most. By default the same as ``turns``.
+        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that an attempt that
+            crashes its server interrupts no other one. With several servers, the limits of the whole batch are
+            checked when a turn starts, and during a turn only against the usage of its own server.
         policy: As in :func:`~trio_codex.open_codex`.
         tools: As there.
         budget: The limits of tasks and of the batch.
         retry: Which attempts are repeated.
         restart: How often the server may be restarted.
         workspace: What the directories of attempts contain.
-        on_death: What happens to an attempt whose turn a death of the server or of the program interrupts. With
-            ``"fresh"``, it begins anew, in a new thread and a new workspace. With ``"continue"``, it goes on with a follow-up.
-            In either case, turns that had completed are not repeated.
+        on_death: What happens to an attempt with a turn that was interrupted by a death of the server or of the
+            program. With ``"fresh"``, it starts over in a new thread and a new workspace. With ``"continue"``, it
+            continues with a follow-up. An attempt without an interrupted turn continues in either case.
         keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
-        shard: ``(index, count)``: run only a share of the tasks. The index starts at 0.
+        shard: ``(index, count)`` to run only a share of the tasks. The index starts at 0.
         thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.
-        allow_changes: Whether the settings may differ from those of earlier programs, and also the tasks without an
-            outcome. Attempts at a task that is now different do not go on, and tasks that are missing now are removed.
+        allow_changes: Whether the settings, and tasks without an outcome, may differ from those of earlier runs.
+            Attempts at a changed task do not continue, and missing tasks are removed.
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:
         BatchConflict: ``out`` has a batch with other tasks or settings.
         JournalInUse: Another program runs the batch.
-        JournalError: The journal cannot be used, or ``out`` is the directory of something else.
+        JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.
         RestartLimitExceeded: The server failed too often; the body was cancelled.
         ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
-        TypeError: One of the tasks is no :class:`Task`.
+        TypeError: One of the tasks is not a :class:`Task`.
     """

@@ -1,6 +1,7 @@
 """The policies of :mod:`trio_codex.policies`, with callbacks that need no Trio.
 
-A callback is a plain function, which runs in a thread of its own, or a coroutine function, which runs in the event loop of the client.
+A callback is a plain function, which runs in its own thread, or a coroutine function, which runs in the client's
+event loop.
 """
 
 from trio_codex import policies

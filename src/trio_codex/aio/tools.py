@@ -1,4 +1,4 @@
-"""The tools of :mod:`trio_codex.tools`, made of functions that need no Trio."""
+"""The tools of :mod:`trio_codex.tools`, created from functions that need no Trio."""
 
 from trio_codex import tools
 from trio_codex._face.proxies import Surface

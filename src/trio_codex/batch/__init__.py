@@ -1,4 +1,4 @@
-"""Batches: many tasks with ceilings, budgets and retries, and one outcome for each, over kills of server and program.
+"""Batches: run many tasks with concurrency limits, budgets and retries, and record one outcome for each.
 
 ::
 
@@ -6,7 +6,7 @@
         async for outcome in batch:
             print(outcome.task.id, outcome.status)
 
-Start it again with the same directory after a kill: what has an outcome is not run again.
+After a crash, start it again with the same directory: tasks with an outcome are not run again.
 """
 
 from trio_codex.batch._batch import Batch as Batch

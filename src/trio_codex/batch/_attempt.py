@@ -1,4 +1,4 @@
-"""One attempt at a task: its workspace, its thread, and what it uses."""
+"""One attempt at a task: its workspace, its thread, and its usage."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Plan:
 
 
 class Attempt:
-    """One attempt at a task. It records how far it is.
+    """One attempt at a task. It records its progress.
 
     Args:
-        plan: How.
+        plan: How to run the tasks.
         journal: The journal.
         task: The task.
-        progress: How far it is.
+        progress: The progress of the task.
     """
 
     def __init__(self, plan: Plan, journal: Journal, task: Task, progress: Progress) -> None:
@@ -66,7 +66,7 @@ class Attempt:
         self.is_late: bool = False
 
     async def prepare(self) -> None:
-        """Create the workspace. What an earlier program has left of it is removed first."""
+        """Create the workspace, after removing the remains of an earlier program."""
         self.progress.state = "begun"
         self._journal.save(self._task, self.progress)
         self._plan.workspaces.mkdir(exist_ok=True)
@@ -80,11 +80,11 @@ class Attempt:
         self._journal.save(self._task, self.progress)
 
     async def run(self, supervisor: Supervisor, starts: trio.Semaphore) -> Any:
-        """Call the solver, and return its value as plain JSON; ``None`` if the time is up.
+        """Call the solver, and return its value as plain JSON, or ``None`` if the time limit is exceeded.
 
         Args:
             supervisor: The server.
-            starts: Limits how many attempts start at once. The time that this one waits for it does not count.
+            starts: Limits how many attempts start concurrently. Waiting for it does not count as time of the task.
         """
         async with AsyncExitStack() as start:
             await start.enter_async_context(starts)
@@ -100,7 +100,7 @@ class Attempt:
         return None
 
     def _record(self) -> None:
-        """Record what the attempt has used so far, so that it also counts if this program is killed."""
+        """Record the usage so far, so that it counts even if this program is killed."""
         seconds, usage = self._before
         if self._started is not None:
             self.progress.seconds = seconds + trio.current_time() - self._started
@@ -136,10 +136,10 @@ class Attempt:
             return msgspec.json.decode(msgspec.json.encode(value))
 
     def _rest_of_budget(self) -> Budget | None:
-        """Return the budget of the thread: what earlier attempts have left. The supervisor subtracts what it has used.
+        """Return the budget of the thread: the limits minus the usage of earlier attempts.
 
         Raises:
-            BudgetExceeded: They have left nothing.
+            BudgetExceeded: Nothing is left.
         """
         budget, usage = self._plan.budget, self.progress.usage
         tokens, used = budget.task_tokens, 0 if usage is None else usage.total_tokens or 0
@@ -167,7 +167,7 @@ class Attempt:
         )
 
     def end(self, outcome: Outcome | None) -> None:
-        """Record that the attempt does not go on, and the outcome of the task, if it has one now."""
+        """Record that the attempt is over, and the outcome of the task, if there is one."""
         progress = self.progress
         progress.state, progress.usage, progress.current = "over", progress.total, None
         if outcome is None:
@@ -176,21 +176,22 @@ class Attempt:
             self._journal.finish(outcome, progress)
 
     async def clean_up(self, outcome: Outcome | None, supervisor: Supervisor | None) -> None:
-        """Archive the thread, without which the server keeps it in memory, and remove the workspace.
+        """Archive the thread, to free its memory in the server, and remove the workspace.
 
-        What cannot be done is done when the batch is opened again.
+        If this fails, it is repeated when the batch is opened again.
 
         Args:
             outcome: The outcome of the task, if it has one.
-            supervisor: The server; ``None`` if it has ended since.
+            supervisor: The server; ``None`` if it has ended.
         """
         thread_id = self._thread_id or (None if outcome is None else outcome.thread_id)
         is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
         try:
-            # The outcome is there, so the batch may be left already.
+            # The outcome is recorded, so the batch may already have been left.
             await trio.lowlevel.checkpoint()
             if thread_id is not None and supervisor is not None:
-                # A server that has died has freed it, and one that has not stored the thread has nothing to archive.
+                # If the server has died, its memory is free; if it has not stored the thread, there is nothing to
+                # archive.
                 with suppress(errors.RpcError, errors.ConnectionBroken, errors.RequestTimeout):
                     await (await supervisor.ready()).thread_archive(thread_id)
         finally:
@@ -200,7 +201,7 @@ class Attempt:
             self._journal.save(self._task, self.progress)
 
     async def _remove(self) -> bool:
-        """Remove the workspace, also if this is cancelled. Return whether that was possible."""
+        """Remove the workspace, even if this is cancelled. Return whether it was removed."""
         try:
             await call_user(self._plan.workspace.remove, self._directory)
         except trio.Cancelled:
@@ -213,7 +214,7 @@ class Attempt:
 
 
 def _described(error: Exception) -> str:
-    """Return the class and the message of an exception, as text that every encoding has."""
+    """Return the class and the message of an exception, as text that UTF-8 can encode."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception as exc:

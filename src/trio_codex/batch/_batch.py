@@ -1,4 +1,4 @@
-"""A batch, as the program sees it."""
+"""The batch: its scope, its iteration and its control."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     from trio_codex.instruments import Instrument
 
 PAGE = 64
-"""How many outcomes are read from the journal at once."""
+"""The number of outcomes read from the journal at a time."""
 
 WORKSPACES = "workspaces"
-"""The name of the directory of workspaces, in that of the batch."""
+"""The name of the workspace directory, in the directory of the batch."""
 
 THREADS = "threads.db"
-"""The name of the journal of the supervisor, there."""
+"""The name of the supervisor's journal, in the same directory."""
 
 TMP_EXCLUDED = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
-"""Agents of a batch do not share temporary directories, through which they could see each other's files."""
+"""Agents of a batch must not share temporary directories, where they could see each other's files."""
 
 UNCOMPARED = frozenset({"policy", "tools"})
-"""Options of threads that have no text to compare with that of an earlier program."""
+"""Thread options without a text form that could be compared with that of an earlier run."""
 
 
 class Batch:
-    """A batch that runs. Iterate over it for its outcomes. Created by :func:`open_batch`.
+    """A running batch. Iterate over it for its outcomes. Created by :func:`open_batch`.
 
     Attributes:
         out: The absolute path of its directory.
@@ -70,9 +70,9 @@ class Batch:
         return self
 
     async def __anext__(self) -> Outcome:
-        """Return the next outcome: first those of earlier programs, then new ones in the order in which tasks end.
+        """Return the next outcome: first those of earlier runs, then new ones as tasks end.
 
-        Every outcome is returned once. They are read from the journal, so a slow consumer delays nothing.
+        Every outcome is returned once. Outcomes are read from the journal, so a slow consumer delays nothing.
 
         Raises:
             BatchStopped: The batch was stopped, and some tasks have no outcome.
@@ -80,7 +80,7 @@ class Batch:
         """
         await trio.lowlevel.checkpoint()
         while not self._buffer:
-            # Before the read, so that no outcome comes between the two.
+            # Get the event before the read, so that no outcome is missed in between.
             is_over = self._engine.is_over
             self._buffer.extend(self._journal.outcomes(self._last, PAGE))
             if self._buffer:
@@ -94,7 +94,7 @@ class Batch:
         return self._buffer.popleft()[1]
 
     def status(self) -> BatchStatus:
-        """Return what the batch has done."""
+        """Return the progress of the batch."""
         return self._engine.status()
 
     @property
@@ -103,13 +103,13 @@ class Batch:
         return self._is_stopping
 
     def stop(self) -> None:
-        """Start no more attempts. Those that run go on to their ends, and then the iteration raises ``BatchStopped``."""
+        """Start no more attempts. Running attempts finish, and then the iteration raises ``BatchStopped``."""
         self._is_stopping = True
         self._engine.stop("it was asked to stop")
 
 
 class _Unfinished(Exception):
-    """Leaves the supervisor, so that turns that are interrupted go on in the next program."""
+    """Exits the supervisor by an exception, so that interrupted turns continue in the next program."""
 
 
 @asynccontextmanager
@@ -136,11 +136,11 @@ async def open_batch(
     allow_changes: bool = False,
     instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Batch]:
-    """Run many tasks for the duration of a scope, a limited number at once. Exceptions of the body propagate unchanged.
+    """Run many tasks with limited concurrency for the duration of a scope. Exceptions of the body propagate unchanged.
 
-    Each attempt at a task has a thread and a directory of its own. Outcomes are stored in ``out``. Open the same
-    directory again after a kill, an error or Ctrl-C: the tasks that have an outcome are not run again, and the others go
-    on. There are as many outcomes as tasks, or an error. Leaving the scope ends the attempts that run, on the server, too.
+    Each attempt at a task has its own thread and directory. Outcomes are stored in ``out``. Open the same directory
+    again after a crash, an error or Ctrl-C: tasks with an outcome are not run again, and the others continue. Either
+    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, also on the server.
 
     Args:
         tasks: The tasks, with unique ids.
@@ -149,36 +149,36 @@ async def open_batch(
         out: The directory of the batch, on a local disk. It is created if it does not exist, and must be empty
             or that of the same batch.
         config: The configuration of the server.
-        turns: How many attempts run at once.
-        starting: How many threads start at once, from the start of the thread to that of its first turn. That is what
-            costs the server most. By default, as many as run at once.
-        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that no attempt is
-            interrupted by the death of a server that another one has caused. With several, the limits of the whole batch
-            are checked when a turn starts, and during a turn only against what its own server has used.
+        turns: How many attempts run concurrently.
+        starting: How many attempts may be starting concurrently, from the start of the thread to that of its first
+            turn, which costs the server most. By default the same as ``turns``.
+        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that an attempt that
+            crashes its server interrupts no other one. With several servers, the limits of the whole batch are
+            checked when a turn starts, and during a turn only against the usage of its own server.
         policy: As in :func:`~trio_codex.open_codex`.
         tools: As there.
         budget: The limits of tasks and of the batch.
         retry: Which attempts are repeated.
         restart: How often the server may be restarted.
         workspace: What the directories of attempts contain.
-        on_death: What happens to an attempt whose turn a death of the server or of the program interrupts. With
-            ``"fresh"``, it begins anew, in a new thread and a new workspace. With ``"continue"``, it goes on with a follow-up.
-            In either case, turns that had completed are not repeated.
+        on_death: What happens to an attempt with a turn that was interrupted by a death of the server or of the
+            program. With ``"fresh"``, it starts over in a new thread and a new workspace. With ``"continue"``, it
+            continues with a follow-up. An attempt without an interrupted turn continues in either case.
         keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
-        shard: ``(index, count)``: run only a share of the tasks. The index starts at 0.
+        shard: ``(index, count)`` to run only a share of the tasks. The index starts at 0.
         thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.
-        allow_changes: Whether the settings may differ from those of earlier programs, and also the tasks without an
-            outcome. Attempts at a task that is now different do not go on, and tasks that are missing now are removed.
+        allow_changes: Whether the settings, and tasks without an outcome, may differ from those of earlier runs.
+            Attempts at a changed task do not continue, and missing tasks are removed.
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:
         BatchConflict: ``out`` has a batch with other tasks or settings.
         JournalInUse: Another program runs the batch.
-        JournalError: The journal cannot be used, or ``out`` is the directory of something else.
+        JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.
         RestartLimitExceeded: The server failed too often; the body was cancelled.
         ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
-        TypeError: One of the tasks is no :class:`Task`.
+        TypeError: One of the tasks is not a :class:`Task`.
     """
     _check(turns, starting, servers, solve, workspace, on_death, keep)
     options: Any = dict(thread_options or {})
@@ -264,9 +264,9 @@ def _without_tmp(config: Mapping[str, Any]) -> dict[str, Any]:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def _beside(engine: Engine) -> AsyncGenerator[None]:
-    """Run the engine beside the body, and end it with the body. If it fails, the body is cancelled.
+    """Run the engine concurrently with the body, and end it with the body. If it fails, the body is cancelled.
 
-    The body's own exception wins, and exceptions of either are not wrapped in a group.
+    The body's own exception takes precedence. Exceptions are not wrapped in a group.
     """
     body, body_error = trio.CancelScope(), None
     failures: list[BaseException] = []
@@ -287,7 +287,7 @@ async def _beside(engine: Engine) -> AsyncGenerator[None]:
         except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the nursery, which would wrap it
             body_error = exc
         nursery.cancel_scope.cancel()
-    # Raised outside the handler, so that nothing becomes its context.
+    # Raise outside the handler, so that the exception gets no context.
     for error in (body_error, *failures):
         if error is not None:
             raise error
@@ -323,7 +323,7 @@ def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
 
 
 def read_status(out: str | os.PathLike[str]) -> BatchStatus:
-    """Return what a batch has done so far. If no program runs it, ``running`` has the tasks whose attempts go on in the next.
+    """Return the progress of a batch. If it is not running, ``running`` has the tasks whose attempts will continue.
 
     Args:
         out: The directory of the batch.

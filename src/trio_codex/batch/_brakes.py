@@ -1,4 +1,4 @@
-"""Which failures pass, and how long to wait before the next attempt."""
+"""Transient failures, and the delay before the next attempt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = str
 
 
 def kind_of(error: Exception) -> Kind | None:
-    """Return what kind of passing failure an exception is: ``None`` if it is one that does not pass."""
+    """Return the kind of a transient failure, or ``None`` if the exception is not transient."""
     if isinstance(error, errors.ServerBusyError):
         return "overload"
     if not isinstance(error, errors.TurnFailed) or error.result.error is None:
@@ -33,7 +33,7 @@ def kind_of(error: Exception) -> Kind | None:
     if not is_transient_error(error):
         return None
     if info == "other":
-        return "connection"  # the response was broken off
+        return "connection"  # the response was truncated
     if isinstance(info, str):
         return (
             "overload"
@@ -47,7 +47,7 @@ def kind_of(error: Exception) -> Kind | None:
 
 
 def is_usage_limit(error: Exception) -> bool:
-    """Return whether the account has used up what it may use, so that no task can go on."""
+    """Return whether the account's usage limit is reached, so that no task can continue."""
     if not isinstance(error, errors.TurnFailed) or error.result.error is None:
         return False
     info: object = error.result.error.codex_error_info
@@ -62,7 +62,7 @@ class _Brake:
 
 
 class Brakes:
-    """One brake for each kind of failure, which all tasks share.
+    """One backoff for each kind of failure, shared by all tasks.
 
     Args:
         retry: The delays.
@@ -73,7 +73,7 @@ class Brakes:
         self._brakes: dict[Kind, _Brake] = {}
 
     def pull(self, kind: Kind) -> None:
-        """Delay all attempts, because one has failed. Failures during the delay belong to the same incident."""
+        """Delay all attempts, because one has failed. Failures during the delay count as the same incident."""
         brake, now = self._brakes.setdefault(kind, _Brake()), trio.current_time()
         if not brake.level or now >= brake.since + brake.cap:
             # The exponent is bounded, because a float is.
@@ -81,10 +81,10 @@ class Brakes:
             brake.since, brake.level = now, brake.level + 1
 
     def release(self) -> None:
-        """Note that an attempt has succeeded."""
+        """Reset the backoff after a success."""
         self._brakes.clear()
 
     def until(self) -> float:
-        """Return when the next attempt may begin, in Trio time: after a random share of the longest delay in force."""
+        """Return when the next attempt may begin, in Trio time, after a random part of the longest delay."""
         waits = [brake.since + random.random() * brake.cap for brake in self._brakes.values()]
         return max(waits, default=-math.inf)

@@ -1,4 +1,4 @@
-"""What a solver gets: its task, a thread, and a directory."""
+"""The arguments of a solver: its task, a thread, and a directory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ T = TypeVar("T")
 class TaskThread:
     """The thread of an attempt. It outlives its server, as a :class:`~trio_codex.supervision.SupervisedThread` does.
 
-    Its prompts are keyed by their order. When an attempt goes on in another program, the solver is called again, and the
-    prompts that had ended before are read from the history: it should make the same ones in the same order.
+    Prompts are keyed by their order. When an attempt continues in another program, the solver is called again, and
+    results of completed prompts are read from the history. The solver should therefore run the same prompts in the
+    same order.
     """
 
     def __init__(
@@ -82,13 +83,13 @@ class TaskThread:
         Args:
             value: The input.
             output_type: As in :meth:`~trio_codex.Thread.run`.
-            **options: See :class:`~trio_codex.TurnOptions`. By default, they are those of the task.
+            ***options: See :class:`~trio_codex.TurnOptions`. The options of the task are the defaults.
 
         Returns:
             The result of a prompt that was completed or interrupted.
 
         Raises:
-            TurnInterrupted: A death has interrupted the turn, and the attempt is to be repeated. Let it propagate.
+            TurnInterrupted: A death interrupted the turn, and the attempt will be repeated. Let it propagate.
             CodexError: As in :meth:`~trio_codex.supervision.SupervisedThread.run`.
         """
         async with self.turn(value, output_type=output_type, **options) as turn:
@@ -119,7 +120,7 @@ class TaskThread:
         self._count += 1
         merged: Any = {**self._options, **options}
         if merged.get("sandbox") == Sandbox.workspace_write:
-            # The options of a turn replace the configuration of the thread.
+            # The options of a turn override the configuration of the thread.
             merged["sandbox"] = wire.WorkspaceWriteSandboxPolicy(
                 exclude_slash_tmp=True, exclude_tmpdir_env_var=True
             )
@@ -131,7 +132,7 @@ class TaskThread:
                 output_type=output_type,
                 **merged,
             ) as turn:
-                # The server works on it now, so another attempt may start.
+                # The server is working on the turn, so another attempt may start.
                 await self._on_start()
                 yield turn
         finally:
@@ -140,14 +141,14 @@ class TaskThread:
 
 @attrs.frozen(kw_only=True)
 class TaskContext:
-    """What a solver gets. It is called once for each attempt.
+    """The argument of a solver. A solver is called once for each attempt.
 
     Attributes:
         task: The task.
         thread: The thread of the attempt.
         workspace: The working directory of its agent.
         attempt: The number of the attempt, starting at 1.
-        codex: The client of the server on which the attempt began. What is done through it is not durable.
+        codex: The client of the server on which the attempt began. Operations on it are not durable.
     """
 
     task: Task
@@ -158,10 +159,10 @@ class TaskContext:
 
 
 async def solve_prompt(ctx: TaskContext) -> Any:
-    """Solve a task by its prompt: the default solver.
+    """Solve a task by running its prompt. This is the default solver.
 
     Returns:
-        The final response; with an ``output_schema``, the value that it contains.
+        The final response, or its value if there is an ``output_schema``.
 
     Raises:
         OutputError: The turn was interrupted by a policy, or the final response is not JSON, although there is an

@@ -1,4 +1,4 @@
-"""Run the tasks of a batch: slots, attempts, and what becomes of each one."""
+"""Run the tasks of a batch: slots, attempts, and their outcomes."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 _FATAL: Final = (
     errors.ConnectionClosed, errors.JournalError, errors.RestartLimitExceeded, errors.ThreadInUse,
 )  # fmt: skip
-"""What ends the batch: the supervisor has given up, or nothing can be recorded."""
+"""Errors that end the batch: the supervisor has given up, or nothing can be recorded."""
 
 _DEATHS: Final = (
     errors.ConnectionBroken, errors.HistoryLost, errors.KeyConflict, errors.ThreadGone, errors.TurnInterrupted,
     errors.TurnLost,
 )  # fmt: skip
-"""What says that an attempt cannot go on after a death, and is to be repeated in a new thread."""
+"""Errors after which an attempt cannot continue, and is repeated in a new thread."""
 
 
 class Engine:
-    """Runs the tasks of one batch, in one Trio task for each slot.
+    """Runs the tasks of a batch, with one Trio task for each slot.
 
     Args:
-        plan: How.
+        plan: How to run the tasks.
         journal: The journal.
         servers: The servers.
 
     Attributes:
-        problem: Why it has stopped before every task had an outcome; ``None`` if it has not.
+        problem: Why the batch stopped before every task had an outcome; ``None`` if it did not.
         is_over: Whether it has ended.
     """
 
@@ -71,7 +71,7 @@ class Engine:
         return self._total - self._statuses.total()
 
     def status(self) -> BatchStatus:
-        """Return what the batch has done."""
+        """Return the progress of the batch."""
         return BatchStatus(
             total=self._total,
             running=tuple(self._running),
@@ -80,14 +80,14 @@ class Engine:
         )
 
     def stop(self, problem: str) -> None:
-        """Start no more attempts. Those that run go on."""
+        """Start no more attempts. Running attempts continue."""
         if self.problem is None:
             self.problem = problem
             self._todo.clear()
             self._stopped.set()
 
     async def changed(self) -> None:
-        """Wait for another outcome, or for the end."""
+        """Wait for another outcome, or for the end of the batch."""
         await self._changed.wait()
 
     # A task does not inherit protection from the code that spawned it.
@@ -125,7 +125,7 @@ class Engine:
             await Attempt(self._plan, self._journal, outcome.task, progress).clean_up(outcome, None)
 
     async def _complete(self, task: Task) -> None:
-        """Make attempts at a task until it has an outcome, or the batch stops."""
+        """Run attempts at a task until it has an outcome, or the batch stops."""
         await trio.lowlevel.checkpoint()
         progress = self._journal.progress(task)
         is_done = False
@@ -143,7 +143,7 @@ class Engine:
 
     @asynccontextmanager
     async def _slot(self, *, alone: bool) -> AsyncGenerator[None]:
-        """Take a slot, or all of them, so that a server that dies does so of this task."""
+        """Take a slot, or all slots, so that only this task can cause a death of the server."""
         async with AsyncExitStack() as slots:
             if alone:
                 await slots.enter_async_context(self._alone)
@@ -154,12 +154,12 @@ class Engine:
     # -- one attempt -------------------------------------------------------------------------------------------
 
     async def _attempt(self, task: Task, progress: Progress) -> bool:
-        """Make one attempt, or go on with one of an earlier program. Return whether the task has an outcome now."""
+        """Run one attempt, or continue one of an earlier program. Return whether the task has an outcome now."""
         await trio.lowlevel.checkpoint()
         is_resumed = progress.state == "open"
         if progress.state == "over":
             await Attempt(self._plan, self._journal, task, progress).clean_up(None, None)
-        # One that had only begun to make its workspace begins again.
+        # An attempt that had only begun to create its workspace starts over.
         if progress.state in ("over", "ended"):
             progress.attempt += 1
         attempt = Attempt(self._plan, self._journal, task, progress)
@@ -183,10 +183,10 @@ class Engine:
         return outcome is not None
 
     def _judge(self, attempt: Attempt, error: Exception, *, is_resumed: bool) -> Outcome | None:
-        """Return the outcome of a task whose attempt has raised; ``None`` if there is to be another attempt.
+        """Return the outcome of a task whose attempt has raised, or ``None`` if another attempt follows.
 
         Raises:
-            CodexError: The batch cannot go on.
+            CodexError: The batch cannot continue.
         """
         progress, retry = attempt.progress, self._plan.retry
         if isinstance(error, _FATAL):
@@ -221,7 +221,7 @@ class Engine:
 
 
 def _single(error: Exception) -> Exception:
-    """Return the exception that a group holds, if it is the only one."""
+    """Return the exception in a group, if it is the only one."""
     if not isinstance(error, ExceptionGroup):
         return error
     group = cast("ExceptionGroup[Exception]", error)
@@ -229,7 +229,7 @@ def _single(error: Exception) -> Exception:
 
 
 def _chosen(error: BaseException) -> BaseException:
-    """Return what to raise in place of a group: one of its errors, unless something else than errors is in it."""
+    """Return the exception to raise in place of a group: one of its errors, unless it has other exceptions."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)

@@ -1,4 +1,4 @@
-"""The journal of a batch: its tasks, how far each one is, and the outcomes."""
+"""The journal of a batch: its tasks, their progress, and the outcomes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NAME: Final = "batch.db"
 """The name of the journal in the directory of the batch."""
 
 OFFLINE: Final = "offline"
-"""The name of the home that a batch without an account has there, which may be older than the journal."""
+"""The name of the home of an offline batch in that directory. It may exist before the journal."""
 
 SHOWN: Final = 5
-"""How many ids a difference names."""
+"""How many ids are listed in a difference."""
 
 FORMAT: Final = Format(
     owner="batch",
@@ -45,14 +45,14 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 
 @attrs.define(kw_only=True)
 class Progress:
-    """How far a task is.
+    """The progress of a task.
 
     Attributes:
-        attempt: The number of its latest attempt; 0 if there was none.
-        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, ``"over"`` once
-            it is not to go on, and ``"ended"`` once it is cleaned up.
-        failures: How many attempts have failed for a passing reason.
-        deaths: At how many deaths of the server it had a turn open.
+        attempt: The number of the latest attempt; 0 if there was none.
+        state: The state of that attempt: ``"begun"`` before its workspace is created, ``"open"`` before its thread is
+            started, ``"over"`` once it will not continue, and ``"ended"`` once it is cleaned up.
+        failures: How many attempts have failed for a transient reason.
+        deaths: How many deaths of the server interrupted a turn of the task.
         seconds: Seconds during which attempts have run.
         usage: Tokens used by attempts before the latest one.
         current: Tokens used by the latest attempt. The journal of the supervisor counts them, too.
@@ -79,11 +79,11 @@ class Progress:
 
 
 class Journal:
-    """An open journal. Every method is synchronous, and takes microseconds.
+    """An open journal. Every method is synchronous and takes microseconds.
 
     Args:
         out: The directory of the batch.
-        writes: Whether to write, which only one program at a time can do. It creates what does not exist.
+        writes: Whether to open it for writing, which only one program at a time can do, and create it if necessary.
 
     Raises:
         JournalInUse: Another program writes.
@@ -113,18 +113,18 @@ class Journal:
             raise errors.JournalError(path, problem, "Choose a new directory.")
 
     def close(self) -> None:
-        """Merge the write-ahead log, and give up the lock."""
+        """Merge the write-ahead log, and release the lock."""
         self._db.close()
 
-    # -- the batch as a whole ----------------------------------------------------------------------------------
+    # -- the whole batch ----------------------------------------------------------------------------------
 
     def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
-        """Begin a run: the first one, or one with the same settings and tasks, and perhaps with new tasks.
+        """Begin a run: the first one, or another one with the same settings and tasks, and possibly new tasks.
 
         Args:
-            settings: What an earlier run must have had as well.
+            settings: The settings, which must equal those of earlier runs.
             tasks: The tasks.
-            allow_changes: Whether settings may differ, and tasks without an outcome. Those that are missing are removed.
+            allow_changes: Whether settings and tasks without an outcome may differ. Missing tasks are removed.
 
         Raises:
             BatchConflict: The settings or the tasks are not those of the earlier runs.
@@ -148,7 +148,8 @@ class Journal:
         for name in gone:
             self._db.write_late("delete from tasks where id=?", name)
         for name in other:
-            # An attempt at the former task does not go on. Its number is not used again, since the workspace may be there.
+            # An attempt at the old task does not continue. Its number is not reused, because its workspace may still
+            # exist.
             self._db.write_late(
                 "update tasks set task=?, state=case state when 'ended' then state else 'over' end where id=?",
                 encoded[name], name,
@@ -159,7 +160,7 @@ class Journal:
         self._db.commit()
 
     def agree(self, settings: Mapping[str, str], *, allow_changes: bool) -> None:
-        """Compare settings that are known only later with those of the earlier runs, and record them.
+        """Compare settings that become known later with those of earlier runs, and record them.
 
         Raises:
             BatchConflict: They differ.
@@ -203,7 +204,7 @@ class Journal:
     # -- attempts ----------------------------------------------------------------------------------------------
 
     def progress(self, task: Task) -> Progress:
-        """Return how far a task is."""
+        """Return the progress of a task."""
         ((*values, usage, current),) = self._db.rows(
             "select attempt, state, failures, deaths, seconds, usage, current from tasks where id=?", task.id
         )
@@ -212,7 +213,7 @@ class Journal:
         return Progress(**given, usage=_decode_usage(usage), current=_decode_usage(current))
 
     def save(self, task: Task, progress: Progress) -> None:
-        """Record how far a task is."""
+        """Record the progress of a task."""
         self._save(self._db.write, task, progress)
 
     def _save(self, write: Callable[..., None], task: Task, progress: Progress) -> None:
@@ -225,7 +226,7 @@ class Journal:
     # -- outcomes ----------------------------------------------------------------------------------------------
 
     def finish(self, outcome: Outcome, progress: Progress) -> None:
-        """Record an outcome, and how far its task is."""
+        """Record an outcome, and the progress of its task."""
         members = {
             "status": outcome.status,
             "value": outcome.value,
@@ -240,7 +241,7 @@ class Journal:
         self._db.write(
             "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
         )
-        # A batch is idle only when it ends; until then the log would grow by 30 KiB for each task.
+        # A batch is never idle before its end, so without this the log would grow by 30 KiB for each task.
         self._db.checkpoint(idle=False)
 
     def uncleaned(self) -> list[Outcome]:
@@ -261,7 +262,7 @@ class Journal:
         ]
 
     def tally(self) -> tuple[dict[str, int], int]:
-        """Return the number of outcomes by status, and the tokens that they have used."""
+        """Return the number of outcomes by status, and the tokens used by their tasks."""
         rows = self._db.rows("select outcome from outcomes")
         statuses: dict[str, int] = {}
         tokens = 0

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
 
 OF_SHARDS: Final = {"run", "shard"}
-"""Settings in which shards differ."""
+"""Settings that may differ between shards."""
 
 
 class _Shard:
     """The contents of the journals of a shard.
 
     Raises:
-        JournalError: There is none, or it cannot be read.
+        JournalError: A journal is missing or cannot be read.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        # It knows what to say of a directory that has none.
+        # This raises the right error for a directory without a journal.
         Journal(out, writes=False).close()
         settings, tasks, outcomes = _read(out / NAME, FORMAT, "settings", "tasks", "outcomes")
         self.settings: dict[str, str] = {name: value for name, value in settings if name not in OF_SHARDS}
@@ -47,10 +47,10 @@ class _Shard:
 
 
 def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) -> None:
-    """Merge the shards of a batch into one directory, which appears when it is complete. The shards stay as they are.
+    """Merge the shards of a batch into one directory, which appears when it is complete. The shards are not changed.
 
-    Everything that reads or runs a batch works on it as if the batch had run there without ``shard``. A task without an
-    outcome begins a new attempt if it is run there. Workspaces are not copied.
+    The directory can be read and run as if the batch had run there without ``shard``. Running it starts a new attempt
+    at each task without an outcome. Workspaces are not copied.
 
     Args:
         outs: The directories of the shards. They should not be running.
@@ -58,7 +58,7 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
 
     Raises:
         MergeConflict: The shards have different settings, or the same task with another content or outcome.
-        JournalError: One of them has no journal, or ``into`` is not empty or cannot be written.
+        JournalError: A shard has no journal, or ``into`` is not empty or cannot be written.
         ValueError: There are no shards.
     """
     target = Path(os.path.abspath(into))
@@ -80,10 +80,10 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
 
 
 def _owners(shards: list[_Shard]) -> dict[str, _Shard]:
-    """Return the shard from which each task is taken: the first that has its outcome, or else the first that has it.
+    """Return the shard from which each task is taken: the first with its outcome, or else the first with the task.
 
     Raises:
-        MergeConflict: The shards do not fit together.
+        MergeConflict: The shards are incompatible.
     """
     owners: dict[str, _Shard] = {}
     for shard in shards:
@@ -124,12 +124,12 @@ def _write(shards: list[_Shard], owners: dict[str, _Shard], out: Path) -> None:
             _insert(db, "tasks", [row for name, row in shard.tasks.items() if owners[name] is shard])
             done = [row for name, row in shard.outcomes.items() if owners[name] is shard]
             _insert(db, "outcomes", [(None, name, 1, *rest) for _, name, _, *rest in done])
-        # No attempt goes on here: its workspace is elsewhere.
+        # Attempts cannot continue here, because their workspaces are elsewhere.
         db.write("update tasks set state='ended'")
     with closing(Database(out / THREADS, OF_THREADS)) as db:
         for shard in shards:
             for table, rows in (("threads", shard.threads), ("keys", shard.keys)):
-                # The thread of an attempt is named by its task and its number.
+                # The thread of an attempt is named by its task and number.
                 _insert(db, table, [row for row in rows if owners.get(row[0].rpartition("#")[0]) is shard])
         db.commit()
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from trio_codex.batch._values import Outcome
 
 PAGE_BYTES: Final = 64 * 1024 * 1024
-"""What the transcripts of all tasks together should not exceed. Long texts are shortened for it."""
+"""The intended limit on all transcripts together. Long texts are shortened to meet it."""
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
-"""Bounds of the share of one task."""
+"""The smallest and the largest share of one task."""
 
 PREVIEW: Final = 240
-"""How much of a prompt, a value and an error the table has, in characters."""
+"""How many characters of a prompt, a value and an error the table shows."""
 
 
 async def write_report(
@@ -47,8 +47,8 @@ async def write_report(
     It has a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
     attempts with their timelines. The batch may be running. Very long texts are shortened.
 
-    The transcripts are read by a server for each ``CODEX_HOME`` of the batch. Threads that are not there any more, or are
-    on another machine, are named on the page.
+    The transcripts are read by a server for each ``CODEX_HOME`` of the batch. The page lists threads that no longer
+    exist or are on another machine.
 
     Args:
         out: The directory of the batch.
@@ -73,7 +73,7 @@ async def write_report(
         journal.close()
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        # Before the transcripts are read, which takes time, so that a wrong path is known now.
+        # Check the path first, because reading the transcripts takes time.
         with scratch.open("w", encoding="utf-8") as file:  # noqa: ASYNC230  # on a local disk
             share = max(LEAST_BYTES, min(MOST_BYTES, PAGE_BYTES // max(len(outcomes) + len(left), 1)))
             found: dict[str, list[Transcript]] = {}
@@ -140,7 +140,7 @@ def _details(row: dict[str, Any], threads: list[Transcript], share: int) -> byte
 
 
 def _page(batch: Mapping[str, Any], details: Iterable[bytes]) -> Iterator[str]:
-    """Yield the parts of the page. It runs its own script and applies its own styles, and nothing else."""
+    """Yield the parts of the page. Its policy allows only its own script and styles."""
     files = resources.files("trio_codex.batch")
     template, style, script = (
         files.joinpath(f"_report.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
@@ -159,5 +159,5 @@ def _hash(text: str) -> str:
 
 
 def _data(name: str, json: bytes) -> str:
-    text = json.decode().replace("<", "\\u003c")  # nothing in it can end the element
+    text = json.decode().replace("<", "\\u003c")  # so that no text can end the element
     return f'<script type="application/json" id="{name}">{text}</script>\n'

@@ -28,12 +28,12 @@ class ServerPlan:
     """How to start each server; see :func:`open_batch`.
 
     Attributes:
-        count: How many, or ``"per-task"``.
+        count: How many servers to start, or ``"per-task"``.
         config: The configuration.
         client: The other arguments of each client.
         budget: The joint budget.
-        restart: How often each may be restarted.
-        agree: Called with the settings that only a server knows, before anything is run on it.
+        restart: How often each server may be restarted.
+        agree: Called with the settings that only the server knows, before anything runs on it.
     """
 
     count: int | Literal["per-task"]
@@ -48,7 +48,7 @@ class ServerPlan:
         """Start a server, and keep it alive for the duration of a scope.
 
         Raises:
-            BatchConflict: It has other settings than those of an earlier program.
+            BatchConflict: Its settings differ from those of an earlier run.
             CodexError: As :func:`open_supervisor` does.
         """
         generations = Generations(self.config, self.client, self.budget, self.restart, Probe(), journal)
@@ -72,7 +72,7 @@ class Servers:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Keep those alive that attempts share."""
+        """Keep the shared servers alive for the duration of a scope."""
         await trio.lowlevel.checkpoint()
         async with AsyncExitStack() as stack:
             for _ in range(0 if self._plan.count == "per-task" else self._plan.count):
@@ -80,7 +80,7 @@ class Servers:
             yield
 
     def one(self) -> AbstractAsyncContextManager[Supervisor]:
-        """Return a scope that yields the server for an attempt: the one with the fewest, or a new one."""
+        """Return a scope that yields the server for an attempt: the one with the fewest attempts, or a new one."""
         return self._shared() if self._busy else self._plan.start(self._journal)
 
     @asynccontextmanager
@@ -95,12 +95,12 @@ class Servers:
 
 
 async def _settings_of(supervisor: Supervisor) -> dict[str, str]:
-    """Return what the configuration of a server adds to that of the batch."""
+    """Return the settings that come from the configuration of a server."""
     while True:  # noqa: ASYNC913  # a request is a cancellation point
         with suppress(errors.ConnectionBroken):
             codex = await supervisor.ready()
             try:
                 config = cast("Any", (await codex.api.config.read()).config)
             except (errors.RpcError, errors.DecodeError):
-                return {}  # an older server, or a configuration that the first thread will complain about
+                return {}  # an older server, or a broken configuration, which the first thread will report
             return {"model": str(config.model), "model_provider": str(config.model_provider)}

@@ -37,10 +37,10 @@ class ShardSpec:
 
     Attributes:
         tasks: The tasks, or the path of a file for :func:`read_tasks`.
-        out: The directory of the batch. With a ``shard``, its share has a directory of its own there, so all shares may
-            be given the same one.
+        out: The directory of the batch. With a ``shard``, each share has its own subdirectory, so all shares may use
+            the same ``out``.
         solve: As in :func:`open_batch`, or its name as ``"module:function"``.
-        shard: As there.
+        shard: As in :func:`open_batch`.
         options: Its other options.
     """
 
@@ -66,8 +66,8 @@ def run_shard(
 ) -> list[Outcome]:
     """Run a share of a batch to its end, in a new Trio run. Do not call it from Trio.
 
-    The specification, the outcomes and the exceptions can be pickled, whatever a solver or a policy raises. Ctrl-C ends
-    the turns on the server, and propagates.
+    The specification, the outcomes and all exceptions can be pickled, whatever a solver or a policy raises. Ctrl-C
+    ends the turns on the server, and propagates.
 
     Args:
         spec: What to run.
@@ -80,7 +80,7 @@ def run_shard(
         The outcomes, in the order of :class:`Batch`.
 
     Raises:
-        BatchStopped: Some tasks have no outcome. Those that there are can be read from the directory.
+        BatchStopped: Some tasks have no outcome. Existing outcomes can be read from the directory.
         ShardFailed: Something raised an exception that cannot be pickled.
         ValueError: The solver cannot be imported, or as in :func:`open_batch`.
         CodexError: As there.
@@ -89,7 +89,7 @@ def run_shard(
         return trio.run(partial(_run, spec, on_outcome, on_start))
     except Exception as exc:
         error = _portable(exc)
-    # Outside the handler: a context or a cause travels along, and may be what cannot be pickled.
+    # Raise outside the handler, because the context is pickled, too, and might not be picklable.
     error.__cause__ = error.__context__ = None
     raise error
 
@@ -122,13 +122,13 @@ def _cancel(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
     try:
         token.run_sync_soon(scope.cancel, idempotent=True)
     except trio.RunFinishedError:
-        return  # there is nothing left to end
+        return  # the run has already ended
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an exception that can be pickled: this one, or one that has its text."""
+    """Return an exception that can be pickled: this one, or one with its text."""
     try:
-        # Some can be pickled, and not be read back.
+        # Some exceptions can be pickled but not unpickled.
         pickle.loads(pickle.dumps(error))
     except Exception:
         return errors.ShardFailed("".join(traceback.format_exception_only(error)).strip())

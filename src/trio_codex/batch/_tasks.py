@@ -1,4 +1,4 @@
-"""Tasks, and the files that they are read from."""
+"""Tasks, and reading them from files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OPTIONS: Final = frozenset(
     {"approval_mode", "effort", "model", "output_schema", "sandbox", "service_tier", "summary"}
 )
-"""The options of a turn that a task may have."""
+"""The turn options that a task may have."""
 
 MAX_ID: Final = 200
 """The longest id."""
@@ -77,7 +77,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     gets the number of its line.
 
     Args:
-        path: The path. A name that ends in ``.csv`` is that of a CSV file.
+        path: The path. A file whose name ends in ``.csv`` is read as CSV.
 
     Raises:
         ValueError: A line is not a task, or two tasks have the same id. The message has the number of the line.
@@ -189,7 +189,7 @@ def checked_tasks(tasks: Iterable[Task], shard: tuple[int, int] | None) -> list[
 
     Raises:
         ValueError: Two tasks have the same id, or the shard is out of range.
-        TypeError: One of them is no task.
+        TypeError: One of them is not a task.
     """
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard expects (index, count) with 0 <= index < count, got {shard!r}")
@@ -204,7 +204,7 @@ def checked_tasks(tasks: Iterable[Task], shard: tuple[int, int] | None) -> list[
 
 
 def _shard_of(task: Task, count: int) -> int:
-    # By id, so that it does not change when tasks are added.
+    # Assign tasks by id, so that shards do not change when tasks are added.
     return (
         int.from_bytes(hashlib.sha256(task.id.encode("utf-8", "surrogatepass")).digest()[:8], "big") % count
     )

@@ -1,8 +1,8 @@
-"""The transcripts of a batch: what its threads contain, and when each part of it happened.
+"""The transcripts of a batch: the contents of its threads, with times.
 
-The contents come from the server. Servers before 0.166.0 store no times of items, and none stores when the model called a
-tool, so times are read from the file of the thread, where there is one. The format of that file is the server's own: lines
-that are not as expected have no times.
+The contents come from the server. Servers before 0.166.0 do not store times of items, and no server stores the time
+of a tool call, so times are read from the thread's file, if it exists. That file's format is internal to the server,
+so unexpected lines are ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trio_codex.batch._values import Outcome
 
 LIMITS: Final = (10_000, 2_000, 500, 100)
-"""How long a text may be, in characters: the first of these with which the whole has its size."""
+"""Limits on the length of a text in characters. The first one that makes a transcript fit is used."""
 
 CALLS: Final = ("function_call", "custom_tool_call")
 OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
@@ -43,9 +43,9 @@ class Transcript:
     Attributes:
         id: The id of its thread.
         attempt: The number of the attempt.
-        home: The ``CODEX_HOME`` in which the thread was started, if it is known.
+        home: The ``CODEX_HOME`` in which the thread was started, if known.
         span: When the first turn began and the last one ended, as Unix timestamps in milliseconds, if that is known.
-        json: The whole as JSON.
+        json: The transcript as JSON.
     """
 
     id: str
@@ -60,7 +60,7 @@ class _Item(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """What a line of the file is about. It has members of several kinds of line."""
+    """The payload of a line. It has the members of several kinds of lines."""
 
     type: str = ""
     turn_id: str | None = None
@@ -92,8 +92,8 @@ async def read_transcripts(
     Args:
         out: The directory of the batch.
         outcomes: Its outcomes.
-        config: The configuration of the servers. With a ``codex_home``, all threads are expected there.
-        size: How large a transcript should be at most, in bytes.
+        config: The configuration of the servers. If it has a ``codex_home``, all threads are read from there.
+        size: The intended limit on a transcript, in bytes.
 
     Raises:
         JournalError: The journal of the supervisor cannot be read.
@@ -118,7 +118,7 @@ async def read_transcripts(
 
 
 def _threads_of(out: Path, outcomes: Sequence[Outcome]) -> dict[str, list[Transcript]]:
-    """Return the threads of attempts by task. Without a journal of the supervisor, only the last ones are known."""
+    """Return the threads of attempts by task. Without the supervisor's journal, only the last ones are known."""
     found: defaultdict[str, dict[str, Transcript]] = defaultdict(dict)
     if (out / THREADS).is_file():
         for row in read_journal(out / THREADS):
@@ -150,7 +150,7 @@ async def _read(codex: Codex, thread: Transcript, size: int) -> None:
     known = {item["id"] for turn in turns for item in turn["items"]}
     for name, call in calls.items():
         if name in known:
-            # The item has it, too.
+            # The item contains it, too.
             del call["input"], call["output"]
     ends = [time for turn in turns for time in turn["span"] if time is not None]
     thread.span = [min(ends), max(ends)] if ends else []
@@ -163,7 +163,7 @@ def _set(thread: Transcript, size: int, *, missing: str | None = None, **members
 
 
 def fitted(value: Any, size: int) -> bytes:
-    """Return a value as JSON. The longest texts are shortened until it has at most this size in bytes, if that can be."""
+    """Return a value as JSON. The longest texts are shortened to limit it to this size in bytes, if possible."""
     json = b""
     for limit in LIMITS:
         json = msgspec.json.encode(_shortened(value, limit))
@@ -199,7 +199,7 @@ def _times_of(path: Path) -> tuple[dict[str, list[int | None]], dict[str, dict[s
             try:
                 entry = decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # it is the server's own format
+                continue  # the format is internal to the server
             at, payload = round(entry.timestamp.timestamp() * 1000), entry.payload
             if payload.type in STARTS and payload.turn_id:
                 turn = payload.turn_id
@@ -224,11 +224,11 @@ def _times_of(path: Path) -> tuple[dict[str, list[int | None]], dict[str, dict[s
 
 
 def _asked(payload: _Payload) -> dict[str, Any]:
-    """Return the input of a call, and whether it asks for an approval or an answer."""
+    """Return the input of a call, and whether it needs an approval or an answer."""
     given = payload.input if payload.arguments is None else payload.arguments
     arguments = _Arguments()
     if isinstance(given, str):
-        # A patch is not JSON, for example.
+        # Some inputs are not JSON, such as patches.
         with suppress(msgspec.DecodeError):
             arguments = msgspec.json.decode(given, type=_Arguments)
     permissions = arguments.sandbox_permissions

@@ -1,4 +1,4 @@
-"""Settings of a batch, its outcomes, and what it reports about itself."""
+"""Settings of a batch, its outcomes, and its status."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ _positive: Any = attrs.validators.gt(0)
 
 @attrs.frozen(kw_only=True)
 class BatchBudget:
-    """Limits of each task and of the whole batch. Every limit is optional. They hold over attempts and over programs.
+    """Limits of each task and of the whole batch, across attempts and programs. Every limit is optional.
 
-    A limit of tokens is checked when the server reports usage, so it may be exceeded by one request to the model for each
-    running turn. What a turn had used when its program was killed is not counted if it is repeated in a new thread.
+    Token limits are checked when the server reports usage, so each running turn may exceed one by one request to the
+    model. If a program is killed during a turn and the turn is repeated in a new thread, its first usage is not
+    counted.
 
     Attributes:
         task_tokens: Input and output tokens of a task. Beyond them, its outcome is ``over_budget``.
         task_seconds: Seconds during which attempts of a task run. Beyond them, its outcome is ``timed_out``.
         task_turns: Turns of one attempt. Beyond them, its outcome is ``over_budget``.
         tokens: Tokens of all tasks. Beyond them, the batch stops with ``BatchStopped``.
-        seconds: Seconds during which turns are open, summed over all turns; likewise.
-        turns: Turns of all tasks; likewise.
+        seconds: Seconds during which turns are open, summed over all turns. Beyond them, the batch stops.
+        turns: Turns of all tasks. Beyond them, the batch stops.
 
     Raises:
         ValueError: A limit is not positive.
@@ -46,18 +47,18 @@ class BatchBudget:
 
 @attrs.frozen(kw_only=True)
 class Retry:
-    """Which attempts are repeated, and after which delays. A repetition has a new thread and a new workspace.
+    """Which attempts are repeated, and after which delays. Each repetition has a new thread and a new workspace.
 
     An attempt is repeated if the model's provider limited the rate, was overloaded, could not be reached or failed
-    internally, and also if a stream was cut off. Delays are drawn at random from 0 to a maximum, which doubles. All tasks
-    of the batch share it, separately for each kind of failure: new attempts wait, too.
+    internally, and also if a stream was cut off. Delays are drawn at random from 0 to a maximum, which doubles. All
+    tasks of the batch share the maximum, separately for each kind of failure, so new attempts wait, too.
 
     Attributes:
-        attempts: How many attempts of a task may fail for such a reason, the first one included.
+        attempts: How many attempts of a task may fail for such a reason, including the first one.
         first: The maximum of the first delay, in seconds.
         maximum: The largest maximum, in seconds.
-        deaths: Deaths of the server at which a task had a turn open, after which it runs alone. If the server dies once
-            more, its outcome is ``quarantined``. Such attempts do not count as failed.
+        deaths: After this many deaths of the server during a turn of the task, the task runs alone. If the server
+            dies once more, its outcome is ``quarantined``. Such attempts do not count as failed.
 
     Raises:
         ValueError: A value is out of range.
@@ -77,13 +78,13 @@ class Outcome:
         task: The task.
         status: ``"ok"``, ``"failed"``, ``"timed_out"``, ``"over_budget"`` or ``"quarantined"``.
         value: What the solver returned, as plain JSON; ``None`` unless the status is ``"ok"``.
-        error: What went wrong, as the class and the message of an exception; ``None`` if nothing did.
+        error: The class and the message of the exception that failed the task; ``None`` if there was none.
         usage: Tokens used by all attempts; ``None`` if the server reported none. Turns whose results were read from the
             history have no usage.
         attempts: The number of attempts.
         seconds: Seconds during which attempts ran.
         thread_id: The id of the thread of the last attempt; ``None`` if it had none.
-        resumed: Whether an earlier program has produced it.
+        resumed: Whether it comes from an earlier run.
     """
 
     task: Task
@@ -108,7 +109,7 @@ class BatchStatus:
 
     Attributes:
         total: The number of tasks.
-        running: The ids of the tasks that have an attempt open.
+        running: The ids of the tasks with an open attempt.
         outcomes: The number of outcomes, by status. Statuses without any are absent.
         tokens: Tokens used by tasks that have an outcome.
     """

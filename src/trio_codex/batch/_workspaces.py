@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from trio_codex.batch._tasks import Task
 
 MAX_NAME: Final = 120
-"""Longest name of a directory made from an id; file systems allow 255 bytes."""
+"""The longest directory name made from an id. File systems allow 255 bytes."""
 
 LOCK_POLL: Final = 0.02
-"""Seconds between two attempts to lock a repository. Adding a worktree of a small one takes as long."""
+"""Seconds between two attempts to lock a repository. Adding a small worktree takes about as long."""
 
 REMOVAL_SECONDS: Final = 10.0
-"""How long a removal may go on after the batch was cancelled."""
+"""How long a removal may continue after the batch was cancelled."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -34,18 +34,18 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 @runtime_checkable
 class Workspace(Protocol):
-    """Makes the directory in which the agent of an attempt works. Its ``repr`` is part of the configuration."""
+    """Creates the directory in which the agent of an attempt works. Its ``repr`` is part of the batch's settings."""
 
     async def create(self, path: Path) -> None:
         """Create the directory.
 
         Args:
-            path: Its absolute path. Nothing is there, but its parent is.
+            path: Its absolute path, which does not exist. Its parent does.
         """
         ...
 
     async def remove(self, path: Path) -> None:
-        """Remove the directory, also one that was created only in part, or not at all."""
+        """Remove the directory, even if it was created only in part or not at all."""
         ...
 
 
@@ -65,7 +65,7 @@ class EmptyDirectory:
 
 @attrs.frozen
 class CopyTree:
-    """A copy of a directory for each attempt. It shares blocks with the original where the file system can do that.
+    """A copy of a directory for each attempt. It shares blocks with the original if the file system supports that.
 
     Attributes:
         source: The directory.
@@ -94,7 +94,7 @@ class GitWorktree:
 
     Attributes:
         repository: The path of the repository.
-        revision: What to check out.
+        revision: The revision to check out.
     """
 
     repository: str = attrs.field(converter=_absolute)
@@ -112,7 +112,7 @@ class GitWorktree:
             )
 
     async def remove(self, path: Path) -> None:
-        """Remove the worktree, and forget it in the repository.
+        """Remove the worktree, and its entry in the repository.
 
         Raises:
             OSError: It cannot be removed.
@@ -122,12 +122,13 @@ class GitWorktree:
             await self._git("worktree", "prune", lock=lock)
 
     async def _git(self, *arguments: str, lock: int | None = None) -> str:
-        # A monitor would be a program that the repository names, and as a daemon it would keep the lock.
+        # A file system monitor would be a program configured by the repository, and as a daemon it would hold the
+        # lock.
         return await _run("git", "-c", "core.fsmonitor=false", "-C", self.repository, *arguments, lock=lock)
 
     @asynccontextmanager
     async def _locked(self) -> AsyncGenerator[int]:
-        """Lock the repository, and yield the lock. A process that inherits it keeps it, also if this program is killed."""
+        """Lock the repository, and yield the lock. Processes that inherit it hold it even if this program is killed."""
         import fcntl
 
         common = (await self._git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
@@ -144,7 +145,7 @@ class GitWorktree:
 
 
 def directory_name(task: Task, attempt: int) -> str:
-    """Return the name of the directory of an attempt. Different ids never share one."""
+    """Return the directory name of an attempt. Different ids never share a name."""
     name = quote(task.id, safe=" ")
     if len(name) > MAX_NAME:
         name = (
@@ -160,21 +161,21 @@ async def _remove(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        # An agent may have written a lot, so another process removes it.
+        # An agent may have written a lot of files, so another process removes them.
         await _run("rm", "-rf", "--", str(path))
 
 
 async def _run(*command: str, lock: int | None = None) -> str:
-    """Run a command and return its output. It is killed if this is cancelled.
+    """Run a command, and return its output. It is killed if this is cancelled.
 
     Args:
         command: The command.
         lock: A descriptor that it inherits.
 
     Raises:
-        OSError: It failed, or cannot be found.
+        OSError: The command failed, or cannot be found.
     """
-    # Trio's own function would start a thread for it; this takes a millisecond.
+    # Trio's own function would start a thread; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
         command,
         stdin=subprocess.DEVNULL,

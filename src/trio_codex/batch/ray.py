@@ -1,6 +1,6 @@
 """A batch on a Ray cluster: one Ray task for each share of it. Needs the ``ray`` extra.
 
-The driver has the journal. Workers send outcomes as they come, and what a lost worker had not sent is run again.
+The driver has the journal. Workers send outcomes immediately; if a worker is lost, its remaining tasks are run again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trio_codex.batch._shard import ShardSpec, run_shard
 from trio_codex.batch._tasks import checked_tasks
 
 try:
-    # Its types cannot tell what a remote function or an actor accepts.
+    # Ray's types do not describe the arguments of remote functions and actors.
     ray: Any = importlib.import_module("ray")
     _exceptions: Any = importlib.import_module("ray.exceptions")
     _queue: Any = importlib.import_module("ray.util.queue")
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 CANCEL_SECONDS: Final = 30.0
-"""How long workers may take to end their turns and servers, before they are killed."""
+"""How long workers may take to end their turns and servers before they are killed."""
 
 COMPARED: Final = ("on_death", "thread_options", "workspace")
-"""Options that must be the same when a batch goes on."""
+"""Options that must be the same when a batch is resumed."""
 
 _DEATHS: Final = (_exceptions.NodeDiedError, _exceptions.OutOfMemoryError, _exceptions.WorkerCrashedError)
 
 
 @attrs.define
 class _Share:
-    """What one Ray task is to do. ``left`` has the tasks without an outcome, and ``deaths`` counts workers since the last."""
+    """The work of one Ray task. ``left`` has the remaining tasks; ``deaths`` counts workers lost since an outcome."""
 
     index: int
     left: dict[str, Task]
@@ -71,19 +71,19 @@ def run(
 ) -> list[Outcome]:
     """Run a batch on a Ray cluster, and wait for its end. Do not call it from Trio.
 
-    Each share of the tasks is one Ray task, with a server of its own. Outcomes are sent as they come, and stored in ``out``,
-    a directory of the driver. Start it again with the same directory after a kill: what has an outcome there is not run
-    again. If a worker dies, its tasks without an outcome begin anew in another one. Ctrl-C, or an exception of
-    ``on_outcome``, ends the turns on the servers first.
+    Each share of the tasks is one Ray task with its own server. Outcomes are sent immediately, and stored in ``out``,
+    a directory of the driver. After a crash, start it again with the same directory: tasks with an outcome are not
+    run again. If a worker dies, its remaining tasks start over in another one. Ctrl-C, or an exception of
+    ``on_outcome``, ends the turns on the servers before it propagates.
 
     Args:
         tasks: As in :func:`~trio_codex.batch.open_batch`.
         solve: As there, or its name as ``"module:function"``.
         out: The directory of the batch, on a local disk of the driver.
-        shards: How many Ray tasks share the work. Each one runs as many attempts at once as ``options["turns"]`` says.
-        options: Other options of :func:`~trio_codex.batch.open_batch`. They hold for each share: so does the budget of the
-            whole batch.
-        on_outcome: Called with each outcome as it comes, first with those of earlier runs.
+        shards: How many Ray tasks share the work. Each one runs ``options["turns"]`` attempts concurrently.
+        options: Other options of :func:`~trio_codex.batch.open_batch`. They apply to each share separately, including
+            the budget of the whole batch.
+        on_outcome: Called with each outcome as it arrives, first with those of earlier runs.
         scratch: The directory on the local disk of each worker that has the journals and workspaces of shares. By default,
             ``shards`` in ``out``.
         deaths: How many workers of one share may die in a row without an outcome.
@@ -148,11 +148,11 @@ class _Driver:
     running: dict[Any, _Share] = attrs.field(factory=dict[Any, _Share])
 
     def run(self) -> None:
-        """Run everything that is left.
+        """Run the remaining tasks.
 
         Raises:
             BatchStopped: Some tasks have no outcome.
-            Exception: A worker has raised something else.
+            Exception: A worker raised something else.
         """
         if not self.shares:
             return
@@ -180,7 +180,7 @@ class _Driver:
         self.running[work.options(**self.ray_options).remote(spec, share.index, queue)] = share
 
     def _receive(self, queue: Any) -> None:
-        """Take what comes through the queue. The end of a Ray task goes through it, too, so that it is behind its outcomes."""
+        """Process the queue. The end of a Ray task also goes through it, so that it follows the task's outcomes."""
         open_shares = len(self.shares)
         waiting = list(self.running)
         received = queue.actor.get.remote()
@@ -206,7 +206,7 @@ class _Driver:
                 open_shares -= 1
 
     def _store(self, share: _Share, outcome: Outcome) -> None:
-        # A worker that was lost may have sent it just after its end was noticed.
+        # A lost worker may have sent it just after its end was noticed.
         if share.left.pop(outcome.task.id, None) is not None:
             share.deaths = 0
             self.journal.finish(outcome, self.journal.progress(outcome.task))
@@ -214,10 +214,10 @@ class _Driver:
                 self.on_outcome(outcome)
 
     def _is_lost(self, ended: Any, share: _Share) -> bool:
-        """Return whether a Ray task has ended with its worker, and its share is to begin anew.
+        """Return whether a Ray task was lost with its worker, so that its share must be started again.
 
         Raises:
-            Exception: What the worker has raised.
+            Exception: The exception raised in the worker.
         """
         try:
             ray.get(ended)
@@ -232,7 +232,7 @@ class _Driver:
             return False
         if not isinstance(failure, errors.BatchStopped):
             raise failure
-        # Other workers may have better luck, and find out by themselves if not.
+        # Other workers may succeed; if not, they report it themselves.
         self.problem = failure.problem
         return False
 

@@ -7,7 +7,8 @@
             for event in turn: ...
 
 Names, arguments and exceptions are those of :mod:`trio_codex`, without ``async`` and ``await``. One daemon thread runs Trio
-for each client. Leaving a scope waits until what it started has ended on the server, after an exception or Ctrl-C, too.
+for each client. Leaving a scope waits until everything it started has ended on the server, also after an exception or
+Ctrl-C.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Deadlines for threads. They expire while a call waits for Trio, and in no other code: a thread cannot be stopped there."""
+"""Deadlines for threads. They expire only while a call waits for Trio, because a thread cannot be stopped elsewhere."""
 
 from __future__ import annotations
 
@@ -55,15 +55,16 @@ _current: Final = threading.local()
 
 
 def current() -> tuple[Deadline, ...]:
-    """Return the deadlines that the calling thread is inside of, outermost first."""
+    """Return the deadlines around the calling thread, outermost first."""
     deadlines: tuple[Deadline, ...] = getattr(_current, "deadlines", ())
     return deadlines
 
 
 def move_on_after(seconds: float) -> Deadline:
-    """Return a scope, for ``with``, that ends its body early when it takes longer.
+    """Return a scope, for ``with``, that ends its body early if it takes longer.
 
-    When it expires, the call that the body waits for is cancelled. What it started has ended before the program goes on.
+    When it expires, the call that the body waits for is cancelled. Everything it started has ended before the program
+    continues.
     """
     return Deadline(seconds, fails=False)
 

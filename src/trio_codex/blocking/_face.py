@@ -1,4 +1,4 @@
-"""How threads wait for Trio."""
+"""Waiting for Trio in threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trio_codex._face.proxies import Proxy
 
-# Nothing here runs in Trio, so its rules for checkpoints do not apply.
+# Nothing here runs in Trio, so its checkpoint rules do not apply.
 # flake8: noqa: ASYNC910
 
 
@@ -36,7 +36,8 @@ class _Operation(Operation):
                 lock.release()
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
-        # One for each caller, and in the list before done is read: wake() sets that and then reads the list.
+        # Each caller has its own lock. Add it to the list before reading done: wake() sets done, and then reads the
+        # list.
         lock = threading.Lock()
         lock.acquire()
         self._locks.append(lock)

@@ -1,7 +1,7 @@
-"""Ctrl-C: a signal handler that waits while this package is on the stack of the main thread.
+"""Ctrl-C: a signal handler that defers the interrupt while this package is on the stack of the main thread.
 
-A ``KeyboardInterrupt`` that was raised between two statements of this package could leave a scope open that its caller
-believes to be closed. Trio has the same technique for its own code.
+A ``KeyboardInterrupt`` between two statements of this package could leave a scope open that its caller believes to be
+closed. Trio protects its own code with the same technique.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from types import FrameType
 
 PROTECTED: Final = ("trio_codex.blocking", "trio_codex._face")
-"""The modules whose frames put off an interrupt."""
+"""The modules whose frames defer an interrupt."""
 
 USER_CODE: Final = "trio_codex._face.callbacks"
-"""The module that calls functions of the user in this thread."""
+"""The module that calls user functions in this thread."""
 
 _current_handler: Final[Callable[[int], Any]] = importlib.import_module("_signal").getsignal
-"""Without the conversion to an enum, which takes 10 µs of each call."""
+"""Skip the conversion to an enum, which takes 10 µs per call."""
 
 
 class Interrupts:
-    """The interrupts of the main thread that were put off.
+    """Deferred interrupts of the main thread.
 
     Attributes:
-        pending: Whether one has to be raised.
+        pending: Whether an interrupt has to be raised.
         waiting: What the main thread waits for.
     """
 
@@ -42,7 +42,7 @@ class Interrupts:
         self._was_sent_again = False
 
     def install(self) -> bool:
-        """Replace Python's own handler. Return whether that is possible: in the main thread."""
+        """Replace Python's own handler, if this is the main thread. Return whether it was replaced."""
         if threading.current_thread() is not threading.main_thread():
             return False
         if _current_handler(signal.SIGINT) is signal.default_int_handler:
@@ -50,8 +50,8 @@ class Interrupts:
         return True
 
     def watch(self, lock: threading.Lock) -> bool:
-        """Release the lock on an interrupt until :meth:`take`. Return whether that is possible: in the main thread."""
-        # Each time, because a notebook sets the default handler again before each cell.
+        """Release the lock on an interrupt until :meth:`take`, if this is the main thread. Return whether it is."""
+        # Install it each time, because a notebook resets the default handler before each cell.
         if not self.install():
             return False
         self.waiting = lock
@@ -73,7 +73,7 @@ class Interrupts:
             self._was_sent_again = False
             if not self.pending:
                 return
-        # Without a host there is nothing to protect, and nothing that could send it again.
+        # Without a host there is nothing to protect, and no thread that could send it again.
         while HOSTS and frame is not None:
             module: Any = frame.f_globals.get("__name__")
             if isinstance(module, str) and module.startswith(PROTECTED):
@@ -89,13 +89,13 @@ class Interrupts:
     def _put_off(self) -> None:
         self.pending = True
         if self.waiting is not None:
-            with suppress(RuntimeError):  # it was released already
+            with suppress(RuntimeError):  # it was already released
                 self.waiting.release()
-        # Nothing may be about to wait: a call may just be returning to the program.
+        # The main thread may not wait again, because a call may just be returning to the program.
         any(host.post(self._send_again) for host in tuple(HOSTS))
 
     def _send_again(self) -> None:
-        """Interrupt the main thread again, in the Trio thread, unless the interrupt was raised meanwhile."""
+        """From the Trio thread, interrupt the main thread again, unless the interrupt has been raised."""
         if self.pending and self.waiting is None:
             self._was_sent_again = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -1,6 +1,6 @@
 """The policies of :mod:`trio_codex.policies`, with callbacks that need no Trio.
 
-A callback is a plain function, which runs in a thread of its own.
+A callback is a plain function, which runs in its own thread.
 """
 
 from trio_codex import policies

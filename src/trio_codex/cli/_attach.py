@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 GIVE_UP: Final = "features.unbounded_connection_retries=false"
-"""By default, a server that cannot reach the model tries again every few seconds until it can."""
+"""By default, a server that cannot reach the model retries every few seconds, without a limit."""
 
 TOKEN_CHARACTERS: Final = 4096
-"""The longest file of a token that is read. No server takes a longer header, and some files never end."""
+"""The maximum size of a token file. No server accepts a longer header, and some files never end."""
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
 def without_waiting(source: AnySourceT) -> AnySourceT:
     """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network forever.
 
-    For commands that nobody watches. An option ``-c`` of the user's takes precedence.
+    For unattended commands. An option ``-c`` of the user's takes precedence.
     """
     if not isinstance(source, CodexConfig):
         return source

@@ -1,4 +1,4 @@
-"""``trio-codex batch``: run tasks, show how far they are, print their outcomes, and report on them."""
+"""``trio-codex batch``: run tasks, show their progress, print their outcomes, and write reports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trio_codex.batch import Batch, BatchStatus, Outcome, TaskContext, Workspace
 
 NOT_ALL_OK = 3
-"""The exit status if every task has an outcome, and some are not ok."""
+"""The exit status if every task has an outcome, but some are not ok."""
 
 
 async def run_batch(
@@ -112,10 +112,10 @@ async def run_batch(
 
 
 def _offline_directory(out: str) -> str | None:
-    """Return where an offline batch keeps its home, so that the next run and a report find its threads.
+    """Return the home of an offline batch, in which later runs and reports find its threads.
 
     Returns:
-        The directory; ``None`` if ``out`` is the directory of something else, which is an error soon.
+        The directory, or ``None`` if ``out`` is not the directory of a batch, which raises an error later.
     """
     if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "batch.db")):
         return None
@@ -123,7 +123,7 @@ def _offline_directory(out: str) -> str | None:
 
 
 async def _watch(batch: Batch) -> None:
-    """Show outcomes until all are there. Ctrl-C stops the batch; another one interrupts it.
+    """Show outcomes until all tasks have one. Ctrl-C stops the batch; a second one interrupts it.
 
     Raises:
         CommandFailed: The batch has stopped.
@@ -144,10 +144,12 @@ async def _watch(batch: Batch) -> None:
             nursery.cancel_scope.cancel()
         if stopped is not None:
             status = INTERRUPTED if batch.is_stopping else 1
-            raise CommandFailed(f"{one_line(str(stopped))}. The same command goes on", status)
+            raise CommandFailed(f"{one_line(str(stopped))}. Run the same command to resume", status)
     if scope.cancelled_caught:
         left = batch.status().total - batch.status().done
-        raise CommandFailed(f"interrupted with {left} tasks left. The same command goes on", INTERRUPTED)
+        raise CommandFailed(
+            f"interrupted with {left} tasks left. Run the same command to resume", INTERRUPTED
+        )
 
 
 async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelScope) -> None:
@@ -181,7 +183,7 @@ class _Lines:
 
 
 class _Bar:
-    """A bar on a terminal, and one line above it for each outcome that is not ok."""
+    """A progress bar on a terminal, and one line above it for each outcome that is not ok."""
 
     def __init__(self, console: Console, batch: Batch) -> None:
         self._batch = batch
@@ -224,7 +226,7 @@ class _Bar:
 
 
 def show_status(out: str) -> int:
-    """Print how far a batch is, and return the exit status.
+    """Print the progress of a batch, and return the exit status.
 
     Raises:
         CodexError: There is no batch.
@@ -280,10 +282,10 @@ async def report(out: str, *, config: CodexConfig, output: str | None, no_transc
 
 
 def merge_shards(outs: Sequence[str], into: str) -> int:
-    """Merge shards, print how far their batch is, and return the exit status.
+    """Merge shards, print the progress of their batch, and return the exit status.
 
     Raises:
-        CodexError: They are not the shards of one batch, or cannot be read or written.
+        CodexError: They are not shards of one batch, or a directory cannot be read or written.
     """
     merge(outs, into)
     return show_status(into)

@@ -1,4 +1,4 @@
-"""The commands for a batch that has run: a report, and a merge."""
+"""The commands ``batch report`` and ``batch merge``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OUT = click.argument("out", metavar="DIRECTORY", type=click.Path(exists=True, fi
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Where to write it. Default: report.html in DIRECTORY.",
+    help="The path of the page. Default: report.html in DIRECTORY.",
 )
-@click.option("--no-transcripts", is_flag=True, help="Leave the transcripts out. No server is started.")
+@click.option("--no-transcripts", is_flag=True, help="Omit the transcripts, and start no server.")
 @own_server_options
 def batch_report(out: str, **options: Any) -> int:
     """Write a report of a batch: a self-contained HTML page.
@@ -43,7 +43,7 @@ def batch_report(out: str, **options: Any) -> int:
 def batch_merge(outs: tuple[str, ...], into: str) -> int:
     """Merge the shards of a batch into one directory.
 
-    "status", "results", "report" and "run" work on it as if the batch had run there. The shards stay as they are.
+    "status", "results", "report" and "run" work on it as if the batch had run there. The shards are not changed.
 
     It is an error if they have different settings, or different outcomes for the same task.
     """

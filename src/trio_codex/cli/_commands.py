@@ -264,7 +264,7 @@ def doctor(only_schema: bool, **options: Any) -> int:
     type=click.Path(dir_okay=False),
     required=True,
     metavar="PATH",
-    help="The journal, created if it does not exist. The next run goes on where this one ended.",
+    help="The journal, created if it does not exist. The next run resumes where this one ended.",
 )
 @server_options
 def supervise_command(function: str, journal: str, **options: Any) -> int:
@@ -282,7 +282,7 @@ def supervise_command(function: str, journal: str, **options: Any) -> int:
 @cli.command("journal", short_help="Show what is in a journal.")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False))
 def journal_command(path: str) -> int:
-    """Show the threads of a journal, and what became of their prompts. A supervisor may be using it."""
+    """Show the threads in a journal and the states of their prompts. A supervisor may be using it."""
     from trio_codex.cli._supervise import show_journal
 
     return execute(show_journal, path)
@@ -306,21 +306,21 @@ def replay_command(file: str, speed: float | None) -> int:
     return execute(show, file, speed=speed)
 
 
-@cli.group(short_help="Run many tasks, and look at their outcomes.")
+@cli.group(short_help="Run many tasks, and show their outcomes.")
 def batch() -> None:
-    """Run many tasks, and look at their outcomes."""
+    """Run many tasks, and show their outcomes."""
 
 
 batch.add_command(batch_report)
 batch.add_command(batch_merge)
 
 
-@batch.command("run", short_help="Run the tasks of a file, or go on with them.")
+@batch.command("run", short_help="Run the tasks in a file, or resume them.")
 @click.argument("file", metavar="TASKS", type=click.Path(exists=True, dir_okay=False))
-@click.option("--out", required=True, metavar="DIRECTORY", help="Where the outcomes are stored.")
+@click.option("--out", required=True, metavar="DIRECTORY", help="The directory that stores the outcomes.")
 @click.option("--solve", metavar="MODULE:FUNCTION", help="The solver. Default: run the prompt of each task.")
-@click.option("--turns", type=click.IntRange(1), default=16, show_default=True, help="Attempts at once.")
-@click.option("--starting", type=click.IntRange(1), help="Threads that start at once. Default: --turns.")
+@click.option("--turns", type=click.IntRange(1), default=16, show_default=True, help="Concurrent attempts.")
+@click.option("--starting", type=click.IntRange(1), help="Concurrent starts. Default: --turns.")
 @click.option(
     "--servers",
     default="1",
@@ -332,28 +332,32 @@ batch.add_command(batch_merge)
 @click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Limit of time for each task.")
 @click.option("--tokens", type=click.IntRange(1), help="Limit of tokens for all tasks.")
 @click.option(
-    "--attempts", type=click.IntRange(1), default=5, show_default=True, help="Most attempts at a task."
+    "--attempts",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Maximum number of attempts at a task.",
 )
 @click.option(
     "--workspace",
     default="empty",
     show_default=True,
     metavar="KIND",
-    help="What the agents find in their directories: empty, copy:DIRECTORY or git:REPOSITORY[@REVISION].",
+    help="The content of the agents' directories: empty, copy:DIRECTORY or git:REPOSITORY[@REVISION].",
 )
 @click.option(
     "--on-death",
     type=click.Choice(["fresh", "continue"]),
     default="fresh",
     show_default=True,
-    help="Begin an attempt that a death has interrupted anew, or go on with it.",
+    help="Restart an attempt that a death interrupted, or continue it.",
 )
 @click.option(
     "--keep",
     type=click.Choice(["failed", "all", "none"]),
     default="failed",
     show_default=True,
-    help="Which directories are kept.",
+    help="Which directories to keep.",
 )
 @click.option("--shard", metavar="INDEX/COUNT", help="Run only a share of the tasks, such as 0/20.")
 @click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured.")
@@ -365,18 +369,18 @@ batch.add_command(batch_merge)
     help="The sandbox: read-only, workspace-write or danger-full-access. Default: as configured.",
 )
 @click.option(
-    "--allow-changes", is_flag=True, help="Go on although the settings or tasks without outcomes differ."
+    "--allow-changes", is_flag=True, help="Resume even if settings or tasks without outcomes differ."
 )
 @click.option("--offline", is_flag=True, help="Use a scripted model on this machine: no account, no network.")
 @own_server_options
 def batch_run(file: str, *, offline: bool, **options: Any) -> int:
-    """Run the tasks of a file, or go on with them, each in a thread and a directory of its own.
+    """Run the tasks in a file, or resume them. Each has its own thread and directory.
 
-    TASKS is a file of JSON Lines with "id", "prompt" and options, or a CSV file with such columns. Start the command again
-    with the same --out, and it goes on: a task that has an outcome is not run again.
+    TASKS is a file of JSON Lines with "id", "prompt" and options, or a CSV file with such columns. Run the command
+    again with the same --out to resume: tasks with an outcome are not run again.
 
-    Ctrl-C once starts nothing more and waits for what runs; twice interrupts it. Either way, the command goes on from there
-    the next time.
+    Press Ctrl-C once to start no more tasks and wait for running ones, and twice to interrupt them. In both cases,
+    run the command again to resume.
 
     \b
     Exit status:
@@ -394,7 +398,7 @@ def batch_run(file: str, *, offline: bool, **options: Any) -> int:
 @batch.command("status")
 @OUT
 def batch_status(out: str) -> int:
-    """Show how far a batch is. It may be running."""
+    """Show the progress of a batch. It may be running."""
     from trio_codex.cli._batch import show_status
 
     return show_status(out)

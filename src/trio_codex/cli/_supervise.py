@@ -1,4 +1,4 @@
-"""``trio-codex supervise``: run a function under a supervisor; and ``trio-codex journal``: show what is in a journal."""
+"""``trio-codex supervise``: run a function under a supervisor; and ``trio-codex journal``: show a journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trio_codex.supervision import Supervisor
 
 STATUS_SECONDS: Final = 1.0
-"""How often the status line is looked at."""
+"""Seconds between two updates of the status line."""
 
 WIDE: Final = 76
 """Minimum number of columns for showing turns and tokens."""
@@ -43,7 +43,7 @@ async def supervise(where: str, *, source: AnySource, journal: str) -> int:
         case CodexConfig():
             config = source
         case _:
-            raise CommandFailed("a supervisor needs a server that goes on: leave out --offline")
+            raise CommandFailed("supervise does not work with --offline")
     error: Exception | None = None
     instruments = [Systemd()]
     async with (
@@ -55,7 +55,7 @@ async def supervise(where: str, *, source: AnySource, journal: str) -> int:
         try:
             await function(supervisor)
         except Exception as exc:
-            # Raised below, where no nursery makes a group of it.
+            # Raised below, outside the nursery, which would wrap it in a group.
             error = exc
         nursery.cancel_scope.cancel()
     if error is not None:
@@ -99,12 +99,12 @@ async def _show_status(supervisor: Supervisor) -> None:
 
 
 async def show_journal(path: str) -> int:
-    """Show the threads of a journal, and what became of their prompts."""
+    """Show the threads in a journal, and the states of their prompts."""
     await trio.lowlevel.checkpoint()
     screen = Screen(stderr=False)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("name", overflow="fold")
-    table.add_column("thread", no_wrap=True, min_width=36)  # an id is there to be copied
+    table.add_column("thread", no_wrap=True, min_width=36)  # so that ids can be copied
     with_counts = screen.width >= WIDE
     if with_counts:
         table.add_column("turns", justify="right", no_wrap=True)

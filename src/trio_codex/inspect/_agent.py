@@ -1,4 +1,4 @@
-"""The agent: a server and a thread for each sample and epoch, and one turn in it."""
+"""The agent: a server, a thread and a turn for each sample and epoch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trio_codex.inspect._conversation import Conversation, prompt_of
 from trio_codex.inspect._record import Record
 
 STORED = "codex_thread_id"
-"""The name under which the store of a sample has the id of its thread."""
+"""The name of the thread's id in the store of a sample."""
 
 
 @agent(name="codex", description="A Codex agent.")
@@ -43,38 +43,37 @@ def codex_agent(
     thread_options: ThreadStartOptions | None = None,
     sandbox: str | bool = True,
 ) -> Agent:
-    """Create an Inspect agent that runs a turn of Codex for each sample and epoch, in a server and a thread of its own.
+    """Create an Inspect agent that runs a Codex turn for each sample and epoch, each in its own server and thread.
 
-    The messages of the sample are the input: system messages become the instructions of the developer, the last messages
-    of the user the prompt, and those before them the history. What the agent says and does is appended to the messages as
-    it happens. Each response of the model is a model event in the log, with its usage, under the name ``codex/MODEL``.
+    The messages of the sample are the input: system messages become developer instructions, the last user messages
+    the prompt, and earlier messages the history. The agent's messages and tool calls are appended as they happen.
+    Each response of the model is logged as a model event with its usage, under the name ``codex/MODEL``.
 
-    Limits of the sample, of the task and of scopes hold: time limits are Trio's cancel scopes, tokens and messages are
-    counted as they come. Beyond a limit, the turn is interrupted on the server, and what there is until then is scored.
+    Inspect's limits apply: time limits as Trio cancel scopes, token and message limits as usage is reported. If a
+    limit is exceeded, the turn is interrupted on the server, and its output so far is scored.
 
-    The store of the sample has the id of the thread as ``codex_thread_id``.
+    The store of the sample contains the thread's id as ``codex_thread_id``.
 
     Args:
-        config: The configuration of the server. In a container, its environment is that of the container, and only ``env``
-            is added.
+        config: The configuration of the server. In a container, it has the container's environment plus ``env``.
         codex: A running client to use instead of a server for each sample. It must belong to the same Trio run, as it does
             with ``inspect_ai.eval_async``.
         policy: As in :func:`~trio_codex.open_codex`.
-        tools: As there.
-        thread_options: Options of each thread, such as ``model``, ``sandbox`` or ``cwd``. By default, the directory is
-            that of the sandbox of the sample, or a temporary one.
-        sandbox: Where the server runs: ``True`` for the sandbox of the sample, if it has one; the name of one of several;
-            or ``False`` for this machine. In a Docker container, ``codex`` must be installed there. It is started by
-            ``docker exec``.
+        tools: As in :func:`~trio_codex.open_codex`.
+        thread_options: Options of each thread, such as ``model``, ``sandbox`` or ``cwd``. By default, the directory
+            is that of the sample's sandbox, or a temporary one.
+        sandbox: Where the server runs: ``True`` for the sample's sandbox, if it has one; the name of one of several;
+            or ``False`` for this machine. In a Docker sandbox, ``docker exec`` starts the server, so the image must
+            contain ``codex``.
 
     Raises:
-        ValueError: ``codex`` is combined with what it has already: a configuration, a policy or tools.
+        ValueError: ``codex`` is combined with a configuration, a policy or tools, which it already has.
 
-    The agent raises ``RuntimeError`` if Inspect does not run on Trio, and what turns raise: a failed turn fails the sample,
-    which Inspect repeats with ``retry_on_error``.
+    The agent raises ``RuntimeError`` if Inspect does not run on Trio, and the exceptions of a turn. A failed turn
+    fails the sample, which Inspect repeats with ``retry_on_error``.
     """
     if codex is not None and (config is not None or policy is not None or tools):
-        raise ValueError("a codex that runs has a configuration, a policy and tools: do not give others")
+        raise ValueError("codex already has a configuration, a policy and tools: do not pass others")
     setup = _Setup(config or CodexConfig(), codex, policy, tuple(tools), thread_options or {}, sandbox)
 
     async def execute(state: AgentState) -> AgentState:
@@ -176,7 +175,7 @@ class _Setup:
             if config.codex_home is None
             else {**config.env, "CODEX_HOME": str(config.codex_home)}
         )
-        # By name: the value is in the environment of the client of Docker, and so in no list of processes.
+        # Pass only names: Docker's client has the values in its environment, so no process list shows them.
         names = [part for name, value in added.items() if value is not None for part in ("--env", name)]
         return [
             "docker",

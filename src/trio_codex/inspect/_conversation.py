@@ -1,4 +1,4 @@
-"""Convert messages of Inspect to the input of a turn, and the events of a turn to messages."""
+"""Convert Inspect's messages to the input of a turn, and the events of a turn to messages."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from trio_codex.inspect._record import Record
 
 SPOKEN: Final = frozenset({"agentMessage", "plan"})
-"""Items that are text of the model."""
+"""Items that are text from the model."""
 
 SILENT: Final = frozenset(
     {"contextCompaction", "enteredReviewMode", "exitedReviewMode", "hookPrompt", "reasoning", "userMessage"}
 )
-"""Items that are neither text of the model nor calls of tools."""
+"""Items that are neither text from the model nor tool calls."""
 
 
 @attrs.frozen
 class Prompt:
-    """What a thread is started with, and the input of its turn."""
+    """The instructions and history of a thread, and the input of its turn."""
 
     instructions: str
     history: list[Any]
@@ -58,7 +58,7 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
     """Return the prompt of a sample.
 
     Raises:
-        ValueError: The last message is not of the user, or one has content that cannot be sent.
+        ValueError: The last message is not from the user, or a message has content that cannot be sent.
     """
     instructions = "\n\n".join(message.text for message in messages if isinstance(message, ChatMessageSystem))
     rest = [message for message in messages if not isinstance(message, ChatMessageSystem)]
@@ -118,10 +118,10 @@ def _items(message: ChatMessage) -> list[Any]:
 
 
 class Conversation:
-    """Appends what happens in a turn to the messages of a sample.
+    """Appends the content of a turn to the messages of a sample.
 
-    The server reports usage at the end of each response of the model. What was said and called since the one before it is
-    one message. The result of a call follows the message that has the call.
+    The server reports usage at the end of each response of the model. The text and calls since the previous response
+    are one message. The result of a call follows the message with the call.
 
     Args:
         state: The state of the agent.
@@ -137,7 +137,7 @@ class Conversation:
         self._results: list[ChatMessageTool] = []
 
     async def feed(self, event: Event, usage: TokenUsage | None) -> None:
-        """Take an event of the turn, and what it has used so far.
+        """Process an event of the turn, with the turn's usage so far.
 
         Raises:
             LimitExceededError: A limit of Inspect is exceeded.
@@ -151,7 +151,7 @@ class Conversation:
                 self._take(cast("Mapping[str, Any]", item), is_done=event.method == "item/completed")
 
     async def finish(self, final_response: str | None, usage: TokenUsage | None) -> None:
-        """Record what is left, and set the output.
+        """Record the rest, and set the output.
 
         Raises:
             LimitExceededError: A limit of Inspect is exceeded.
@@ -163,7 +163,7 @@ class Conversation:
             self._state.output = ModelOutput.from_content(output.model, final_response)
 
     def cut(self) -> None:
-        """Append what is not recorded yet, because the turn is cut off. That it may exceed a limit changes nothing now."""
+        """Append the unrecorded rest of a turn that was cut short, whether or not it exceeds a limit."""
         message = self._message()
         with suppress(LimitExceededError):
             if message is not None:
@@ -199,7 +199,7 @@ class Conversation:
         self._append_results()
 
     def _message(self) -> ChatMessageAssistant | None:
-        """Take what the model has said and called since the last message; ``None`` if that is nothing."""
+        """Return the text and calls of the model since the last message as a message, or ``None`` if there are none."""
         content, calls = self._content, list(self._calls.values())
         self._content, self._calls = [], {}
         if not content and not calls:
@@ -239,7 +239,7 @@ def _call_of(identity: str, kind: str, item: Mapping[str, Any]) -> ToolCall:
 
 
 def _result_of(identity: str, kind: str, item: Mapping[str, Any]) -> ChatMessageTool:
-    """Return the result of a call. A command that has failed is a result, and one that was declined is an error."""
+    """Return the result of a call. A failed command is a result; a declined one is an error."""
     status = str(item.get("status"))
     text, error = "", None
     if kind == "commandExecution":

@@ -1,4 +1,4 @@
-"""Record what a server reports as calls to a model, so that Inspect logs them, counts their tokens and checks its limits."""
+"""Record the server's reports as model calls, so that Inspect logs them, counts their tokens and checks its limits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from inspect_ai.tool import ToolChoice, ToolInfo
 
 PROVIDER: Final = "codex"
-"""The provider of its models, in the log."""
+"""The provider name of its models in the log."""
 
 
 class RecordedModel(ModelAPI):
-    """A model whose output is known already. It never asks anybody."""
+    """A model that returns recorded output, without calling anything."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class RecordedModel(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Return the output that was recorded.
+        """Return the recorded output.
 
         Raises:
-            RuntimeError: There is none, because the model was given to an evaluation.
+            RuntimeError: There is none, because the model was passed to an evaluation.
         """
         await trio.lowlevel.checkpoint()
         output, self.output = self.output, None
@@ -59,7 +59,7 @@ def recorded_model() -> type[ModelAPI]:
 
 
 class Record:
-    """Records responses of one model, and what each one has used.
+    """Records responses of one model with their usage.
 
     Args:
         model: The name of the model.
@@ -81,7 +81,7 @@ class Record:
         Args:
             messages: The messages before it.
             message: The response.
-            usage: What the turn has used so far.
+            usage: The usage of the turn so far.
 
         Raises:
             LimitExceededError: It exceeds a limit of Inspect.
@@ -102,7 +102,7 @@ def _difference(now: TokenUsage, before: TokenUsage) -> ModelUsage:
 
     cached, written = grown("cached_input_tokens"), grown("cache_write_input_tokens")
     return ModelUsage(
-        # Inspect does not count cached tokens among these.
+        # Inspect does not count cached tokens here.
         input_tokens=max(grown("input_tokens") - cached - written, 0),
         input_tokens_cache_read=cached,
         input_tokens_cache_write=written,

@@ -8,7 +8,8 @@
             for number, step in enumerate(parse(plan.final_response)):
                 await thread.run(step, key=f"step-{number}")
 
-Kill the server, or kill the program and start it again: it goes on where it was, and no prompt is given to a model twice.
+Kill the server, or kill the program and start it again: it resumes where it was, and no model receives a prompt
+twice.
 """
 
 from trio_codex.supervision._journal import JournaledThread as JournaledThread

@@ -1,4 +1,4 @@
-"""One message in one generation: send it, record what becomes of it, and wait for the end of its turn."""
+"""One message in one generation: send it, wait for the end of its turn, and record the outcome."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trio_codex.supervision._turn import SupervisedTurn
 
 FIRST_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
-"""Events that prove that the server has stored a message, and goes on to the model. The start of the message's item does
-not: killed right then, the server had not stored it in 1 of 25 cases (completed: in none)."""
+"""Events that prove that the server has stored a message. The start of its item is no proof: in 1 of 25 kills then,
+it was not stored."""
 
 END: Final = "turn/completed"
 
@@ -39,8 +39,8 @@ class Opened:
         thread: Its handle.
         rule: The rule, applied to it.
         newest: The id of its newest turn; ``None`` if there is none.
-        is_settled: Whether the ends of all turns that were started with this handle are known. Otherwise the thread is
-            opened again before anything else is sent.
+        is_settled: Whether all turns started with this handle are known to have ended. Otherwise the thread is opened
+            again before anything else is sent.
     """
 
     life: Life
@@ -51,11 +51,11 @@ class Opened:
 
 
 class Retired(Exception):
-    """The supervisor has interrupted the turn in order to end the generation."""
+    """The supervisor interrupted the turn to end the generation."""
 
 
 def is_loss(error: BaseException) -> bool:
-    """Return whether an exception says that the generation has ended."""
+    """Return whether an exception means that the generation has ended."""
     if isinstance(error, errors.TurnLost):
         error = error.__cause__ or error
     return isinstance(error, Retired | errors.ConnectionBroken | errors.ConnectionClosed)
@@ -65,7 +65,7 @@ class Attempt:
     """One message of a prompt, sent in one generation, or rejoined there.
 
     Args:
-        generations: What the threads of a supervisor share.
+        generations: The generations of the supervisor.
         name: The name of the thread.
         budget: The budget of the thread.
         opened: The thread.
@@ -96,7 +96,7 @@ class Attempt:
         """Send the message, and return the result of the prompt.
 
         Args:
-            view: Where the program iterates over the turn, if it does.
+            view: The turn that the program iterates over, if it does.
         """
         prompt, opened, thread = self._prompt, self._opened, self._opened.thread
         if self._send.value is not None:
@@ -127,13 +127,13 @@ class Attempt:
                 view.lose(opened.life.number)
             raise
         finally:
-            # It was read before the turn, or while it ran.
+            # The history was read before or during the turn.
             opened.rule.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
 
     @contextmanager
     def _context(self) -> Generator[None]:
-        """Let callbacks of the turn that is started in the body start turns, and number its tool calls."""
+        """Allow callbacks of the turn started in the body to start turns, and number its tool calls."""
         items = [item for part in self._send.parts for item in part.items]
         calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
         token = policies.tool_call_keys.set(calls.key)
@@ -144,7 +144,7 @@ class Attempt:
             policies.tool_call_keys.reset(token)
 
     def _scope(self) -> AbstractAsyncContextManager[Turn[Any]]:
-        """Start the turn of the message, or rejoin it. It ends with its scope, except by a loss of the connection."""
+        """Start the turn of the message, or rejoin it. Leaving the scope ends it, unless the connection was lost."""
         prompt, value = self._prompt, self._send.value
         if value is None:
             return self._opened.thread.rejoin(end=True, policy=prompt.options.get("policy"))
@@ -159,7 +159,7 @@ class Attempt:
 
     @asynccontextmanager
     async def _shared_scope(self, value: TurnInput, options: Any) -> AsyncGenerator[Turn[Any]]:
-        """Start the turn on a server of others, where a turn outlives a lost connection."""
+        """Start the turn on an attached server, where a turn outlives a lost connection."""
         thread = self._opened.thread
         output_type = self._prompt.output_type
         async with thread.turn(value, output_type=output_type, leave_running=True, **options) as turn:
@@ -173,7 +173,7 @@ class Attempt:
                 raise
 
     async def _first_sign(self, events: Subscription[Event], turn: Turn[Any]) -> None:
-        """Wait until the server has begun to work on the message, or the turn has ended, and record it."""
+        """Wait until the server has started to work on the message, or the turn has ended, and record that."""
         async for event in events:
             if event.turn_id == turn.id:
                 self._is_running = event.method != END
@@ -185,7 +185,7 @@ class Attempt:
         """Record the end of the turn, and return the result of the prompt.
 
         Raises:
-            Retired: The supervisor has interrupted it to end the generation.
+            Retired: The supervisor interrupted it to end the generation.
         """
         by_us = result.status == TurnStatus.interrupted
         if by_us and self._opened.life.over.is_set() and not self._prompt.is_stopped:
@@ -197,7 +197,7 @@ class Attempt:
         return combined([*self._send.parts, result])
 
     def _note_left(self, view: SupervisedTurn | None) -> None:
-        """Record how the turn ended whose scope was left early."""
+        """Record the end of a turn whose scope was left early."""
         result = self._result()
         if result is None or result.status == TurnStatus.lost:
             self._opened.is_settled = False
@@ -213,7 +213,7 @@ class Attempt:
 
     def _record_end(self, result: TurnResult[Any], *, by_us: bool) -> None:
         self._opened.newest = result.id
-        # The history tells how a turn ended that is known to run, but not who has interrupted it.
+        # For a turn known to be running, the history shows how it ended, but not who interrupted it.
         late = self._is_running and not by_us
         self._journal.ended(
             self._name, self._prompt.key, result.id, str(result.status), by_us=by_us, late=late
@@ -231,7 +231,7 @@ class Attempt:
         """Check that a turn may start.
 
         Raises:
-            BudgetExceeded: A budget is used up, over all generations and programs.
+            BudgetExceeded: A budget is exhausted, counting all generations and programs.
         """
         self._generations.rest_of_budget()
         if self._budget is not None:

@@ -1,7 +1,7 @@
-"""Open a thread in a new generation: the fence, its goal, and its tail.
+"""Open a thread in a new generation: fence it, pause its goal, and check its tail.
 
-Nothing is decided from a read without a fence. The resume is the fence: a second server is refused while the first one has
-the thread, even if that one stands still.
+No decision may depend on a read without a fence. The resume is the fence: a second server cannot resume the thread
+while the first one has it, even if the first one is stopped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from trio_codex.supervision._journal import Journal, ThreadRow
 
 RETRY_SECONDS: Final = 0.05
-"""How often to try again while another server has the thread. The lock of a killed one is free within 35 ms."""
+"""Seconds between two tries while another server has the thread. The lock of a killed server is free within 35 ms."""
 
 NOT_STORED: Final = ("no rollout found", ".jsonl is empty")
-"""How a server says that it never stored a thread; it may have been killed between the creation of the file and its first
-line."""
+"""Errors of a server that never stored a thread. It may have been killed just after it created the file."""
 
 ARCHIVED: Final = "is archived"
 
@@ -45,11 +44,11 @@ async def open_thread(
         patience: Seconds to wait for another server that has the thread.
 
     Returns:
-        Its handle, and the id of its newest turn, if there is one.
+        The handle, and the id of the newest turn, if there is one.
 
     Raises:
         ThreadInUse: Another server has the thread.
-        ThreadGone: The thread is gone, although it was stored, or this server has another ``CODEX_HOME``.
+        ThreadGone: The thread was stored and is gone, or this server has another ``CODEX_HOME``.
         ValueError: The thread has no paginated history.
     """
     codex = life.codex
@@ -66,14 +65,14 @@ async def open_thread(
 
 
 async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patience: float) -> Thread | None:
-    """Resume a thread; return ``None`` if no server has ever stored it, or will."""
+    """Resume a thread. Return ``None`` if no server has stored it or ever will."""
     codex = life.codex
     given = {option: value for option, value in options.items() if option in _RESUME_OPTIONS}
     deadline = trio.current_time() + patience
     is_fenced = False
     await trio.lowlevel.checkpoint()
     while True:
-        # Before the resume: a server that is gone by then has written all that it ever will.
+        # Check this before the resume: a server that has ended by then can write nothing more.
         is_gone = row.server is None or not still_runs(row.server)
         try:
             await _pause_goal(codex, row.id)
@@ -88,8 +87,8 @@ async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patie
             if is_fenced or (is_gone and life.stamp is not None):
                 return None
             if life.stamp in (None, row.server):
-                # The server that had it may be this one, and may still take a line of a lost connection.
-                with suppress(errors.InvalidRequestError):  # it is another one, and does not know the thread
+                # The server that had the thread may be this one, and may still read a line from a lost connection.
+                with suppress(errors.InvalidRequestError):  # another server does not know the thread
                     await codex.thread_archive(row.id)
                 is_fenced = True
                 continue
@@ -103,8 +102,8 @@ def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.RpcError
     """Check that the server refused to resume a thread because it was never stored.
 
     Raises:
-        ThreadGone: It was stored, or would be elsewhere.
-        RpcError: The refusal itself, if it has another reason.
+        ThreadGone: The thread was stored, or may be stored elsewhere.
+        RpcError: The server's error, if it has another reason.
     """
     if not any(sign in refusal.message for sign in NOT_STORED):
         raise refusal
@@ -116,7 +115,7 @@ def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.RpcError
 
 
 async def _pause_goal(codex: Codex, thread_id: str) -> None:
-    """Pause the goal of a stored thread. The resume itself would go on with it, turn after turn."""
+    """Pause the goal of a stored thread, because the resume would continue it."""
     await trio.lowlevel.checkpoint()
     with suppress(errors.InvalidRequestError, errors.MethodNotFoundError):
         goal = (await codex.api.thread.goal_get(thread_id=thread_id)).goal

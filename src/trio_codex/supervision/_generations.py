@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from trio_codex.supervision._values import Probe, Restart
 
 GENERATIONS_KEPT: Final = 100
-"""How many ended generations are remembered."""
+"""The number of ended generations to remember."""
 
 TICK_SECONDS: Final = 1.0
-"""How often instruments are told that a generation is alive, and what the journal put off is committed."""
+"""Seconds between two notifications that a generation is alive, and between commits of late writes."""
 
 _OPENER: ContextVar[object] = ContextVar(
     "the supervisor of the turn in whose context this runs", default=None
@@ -44,13 +44,13 @@ class Life:
     Attributes:
         number: Its number.
         codex: Its client.
-        stamp: What identifies the server process; ``None`` if it is not ours.
+        stamp: The identity of the server process; ``None`` for an attached server.
         over: Set once it has ended, or the supervisor is ending it.
-        retired: Set when the supervisor is to end it.
+        retired: Set to make the supervisor end it.
         reason: Why the supervisor ends it.
-        busy: The names of the threads that are being opened in it or have an open turn.
+        busy: The names of threads that are being opened or have an open turn.
         started: Trio time at which it was ready.
-        oom_kills: How many processes the kernel had killed by then because memory ran out.
+        oom_kills: The number of out-of-memory kills by the kernel at that time.
     """
 
     def __init__(self, number: int, codex: Codex) -> None:
@@ -66,14 +66,14 @@ class Life:
 
 
 class Generations:
-    """The generations of one supervisor, and what its threads share.
+    """The generations of one supervisor, and the state shared by its threads.
 
     Args:
         config: The configuration, or where to attach.
         client: The other arguments of each client.
         budget: The budget of all turns.
         restart: How often to restart.
-        probe: How to find a server that is stuck.
+        probe: How to detect a stuck server.
         journal: The journal.
 
     Attributes:
@@ -81,9 +81,9 @@ class Generations:
         turnstile: Admits turns.
         number: The number of the current generation, or of the latest one.
         open_threads: The names of the open threads.
-        strikes: At how many deaths in a row each thread was busy.
-        quarantined: The names of the threads that may run no more.
-        left: The turns that an exception of the program has ended, by thread and key.
+        strikes: The number of consecutive deaths at which each thread was busy.
+        quarantined: The names of the quarantined threads.
+        left: The turns left by an exception of the program, by thread and key.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Generations:
         self._config = config
         self._client = client
         self._instruments: list[Instrument] = [*client.get("instruments", ())]
-        # A lost server is logged in any case.
+        # The loss of a server is always logged.
         if not any(isinstance(instrument, LogInstrument) for instrument in self._instruments):
             self._instruments.append(LogInstrument())
         self._budget = budget
@@ -130,7 +130,7 @@ class Generations:
         return "restarting" if self._life is None else "ready"
 
     def all(self) -> tuple[Generation, ...]:
-        """Return the latest generations, oldest first, and the current one."""
+        """Return the latest generations, oldest first, including the current one."""
         life = self._life
         return (*self._ended, *(() if life is None else (_describe(life),)))
 
@@ -150,12 +150,12 @@ class Generations:
 
     @property
     def current(self) -> Life | None:
-        """The current generation; ``None`` between two."""
+        """The current generation; ``None`` between two generations."""
         life = self._life
         return life if life is not None and life.codex.is_open else None
 
     async def restart(self, reason: str, patience: float) -> None:
-        """Replace the current generation once no turn is open, or some seconds have passed."""
+        """Replace the current generation once no turn is open, or after a timeout."""
         life = await self.wait_ready()
         async with self.turnstile.drain(patience):
             life.reason = reason
@@ -178,7 +178,7 @@ class Generations:
         """Return a scope that admits a turn of a thread.
 
         Raises:
-            ThreadQuarantined: The server dies of it.
+            ThreadQuarantined: The thread crashes the server.
         """
         if name in self.quarantined:
             raise errors.ThreadQuarantined(name, self.strikes[name])
@@ -189,7 +189,7 @@ class Generations:
 
     @contextmanager
     def nesting(self) -> Generator[None]:
-        """Let turns that are started in the body, or in callbacks of the turn that is opened there, never wait for it."""
+        """Admit turns started in the body, or in callbacks of the turn opened there, without waiting for that turn."""
         token = _OPENER.set(self)
         try:
             yield
@@ -205,12 +205,12 @@ class Generations:
         return None if self._budget is None else self.journal.spent().rest_of(self._budget, "client")
 
     def healthy(self, name: str) -> None:
-        """Record that a turn of a thread has ended, and its server had not."""
+        """Record that a turn of a thread ended without a death of the server."""
         if self.strikes.pop(name, 0):
             self.journal.died(name, 0)
 
     def settle_left(self, name: str | None = None) -> None:
-        """Record that the program has interrupted the turns whose scopes exceptions left, now that it goes on.
+        """Record turns left by an exception as interrupted by the program, because the program continues.
 
         Args:
             name: The name of a thread; by default, all of them.
@@ -225,7 +225,7 @@ class Generations:
 
         Raises:
             StartError: The first start failed.
-            RestartLimitExceeded: There were too many restarts, or one more would not help.
+            RestartLimitExceeded: There were too many restarts, or another one would fail in the same way.
         """
         exits: deque[str] = deque(maxlen=GENERATIONS_KEPT)
         while True:  # noqa: ASYNC913  # starting a server is a cancellation point
@@ -256,7 +256,7 @@ class Generations:
         return open_codex(self._config, budget=budget, **self._client)
 
     async def _live(self, codex: Codex) -> Exception | str:
-        """Announce a generation, and wait until it ends; return why."""
+        """Announce a generation, wait for its end, and return the cause."""
         self.number += 1
         self._limit.up()
         life = self._life = Life(self.number, codex)
@@ -267,7 +267,7 @@ class Generations:
         try:
             cause = await self._wait_over(life, record)
         finally:
-            # Before the client's scope exits, which takes a while: nobody is to begin anything with it.
+            # Do this before the client's scope exits, which takes a while, so that no task starts anything with it.
             life.over.set()
             self._life = None
             record.ended_at, record.cause = trio.current_time(), cause
@@ -291,20 +291,20 @@ class Generations:
             return life.reason
         (cause,) = causes
         if getattr(cause, "returncode", None) == -9 and oom_kills() > life.oom_kills:
-            cause.add_note("The kernel has killed a process because memory ran out, probably this one.")
+            cause.add_note("The kernel killed a process because memory ran out, probably this one.")
         return cause
 
     @trio.lowlevel.enable_ki_protection
     async def _tick(self, record: GenerationRecord) -> None:
         while True:
             notify(self._instruments, "generation_alive", record)
-            # If it fails, the next prompt says so, before it is sent.
+            # If this fails, the next prompt raises the error before it is sent.
             with suppress(errors.JournalError):
                 self.journal.commit()
             await trio.sleep(TICK_SECONDS)
 
     def _count_strikes(self, life: Life) -> None:
-        # A generation that lived for long has not died of what its threads began with.
+        # If a generation lived for long, the requests at its start did not cause its death.
         is_early = trio.current_time() - life.started <= self._restart.period
         for name in set(life.busy) if self._is_owned else ():
             self.strikes[name] = self.strikes.get(name, 0) + 1 if is_early else 1
@@ -313,10 +313,10 @@ class Generations:
                 self.quarantined.add(name)
 
     def close(self, error: BaseException | None) -> None:
-        """Refuse everything from now on, because the body has ended.
+        """Refuse all operations from now on, because the body has ended.
 
-        If an exception leaves the supervisor, the turns that it has interrupted are not settled: the program is ending,
-        and the next one continues them.
+        If an exception leaves the supervisor, the program is ending. The turns that it interrupted stay open, and the
+        next program continues them.
         """
         if error is None:
             self.settle_left()
@@ -342,12 +342,12 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @trio.lowlevel.enable_ki_protection
 async def _watch(codex: Codex, probe: Probe) -> None:
-    """Give up a server that gives no sign of life."""
+    """Give up a server that stops responding."""
     await trio.lowlevel.checkpoint()
     try:
         await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
     except (errors.ConnectionBroken, errors.ConnectionClosed):
-        return  # it has died by itself, and wait_closed() says of what
+        return  # it died by itself, and wait_closed() returns the cause
     seconds = probe.every + probe.failures * probe.timeout
     codex.give_up(f"the server has given no sign of life for {seconds:g} s")
 
@@ -357,7 +357,7 @@ def _is_incurable(cause: Exception) -> bool:
     match cause:
         case errors.AttachError(status=401 | 403):
             return True
-        # No binary, or a server that exits with the status of a bad configuration or of a bad argument.
+        # There is no binary, or the server's exit status means a bad configuration or argument.
         case errors.StartError(phase="find") | errors.StartError(returncode=1 | 2):
             return True
         case _:

@@ -1,4 +1,4 @@
-"""The history of a thread: find the turn of a message, take back a doubtful tail, and make results from it."""
+"""The history of a thread: find the turn of a message, roll back a doubtful tail, and create results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class History:
         self._thread = thread
         self._pager: Pager[wire.Turn] = thread.turns(items_view="full", page_size=PAGE)
         self._seen: list[Found] = []
-        # The fates of several keys may be asked at once.
+        # Several tasks may request fates concurrently.
         self._reading = trio.Lock()
 
     async def find(self, message: str, turn_id: str | None, anchor: str | None = None) -> Found | None:
@@ -43,8 +43,8 @@ class History:
 
         Args:
             message: The id of the message.
-            turn_id: The id of the turn, if known. Then a turn without the message is found, too.
-            anchor: A turn before which it cannot be, if known.
+            turn_id: The id of the turn, if known. It finds the turn even without the message.
+            anchor: The newest turn that is known to be older, if any.
         """
         async with self._reading:
             for number in itertools.count():
@@ -104,19 +104,19 @@ def messages_of(turn: wire.Turn) -> tuple[str, ...]:
 
 
 async def take_back_tail(thread: Thread, anchor: str | None) -> str | None:
-    """Remove the turns at the end of the history that a death has left without items; return the newest of the others.
+    """Roll back turns at the end of the history that a death left without items. Return the newest other turn.
 
-    Such a turn may have given its message to the context of the model, although the history does not show it. No model
-    was called for it.
+    The message of such a turn may be in the context of the model, although the history does not show it. The model
+    was not called for it.
 
     Args:
         thread: The thread, resumed.
-        anchor: The newest turn before the latest message was sent. It is not touched.
+        anchor: The newest turn before the latest message was sent. It is kept.
     """
     doubtful = None
     newest = None
     async for turn in thread.turns(items_view="full", page_size=TAIL_PAGE):
-        # On a server that is not ours, the turn may still be about to begin.
+        # On an attached server, the turn may still be about to start.
         if turn.id == anchor or turn.items or turn.status not in (TurnStatus.interrupted, IN_PROGRESS):
             newest = turn.id
             break
@@ -127,7 +127,7 @@ async def take_back_tail(thread: Thread, anchor: str | None) -> str | None:
 
 
 def result_of(thread_id: str, turn: wire.Turn, items: Iterable[wire.ThreadItem]) -> TurnResult[None]:
-    """Make the result of a turn in the history."""
+    """Create the result of a turn from the history."""
     items = tuple(items)
     messages = [item for item in items if isinstance(item, wire.AgentMessageThreadItem)]
     final = [item for item in messages if item.phase == "final_answer"]
@@ -147,7 +147,7 @@ def result_of(thread_id: str, turn: wire.Turn, items: Iterable[wire.ThreadItem])
 
 
 def combined(parts: Sequence[TurnResult[Any]]) -> TurnResult[Any]:
-    """Return the result of a prompt that took one or several turns."""
+    """Return the combined result of the turns of a prompt."""
     last = parts[-1]
     if len(parts) == 1:
         return last

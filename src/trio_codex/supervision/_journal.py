@@ -1,7 +1,7 @@
-"""The journal of a supervisor: names, ids, keys, hashes and states. No prompts and no answers.
+"""The journal of a supervisor: names, ids, keys, hashes and states, but no prompts or answers.
 
-Every write is committed before the line that depends on it is sent. How a turn ended that is known to run, and what it used,
-may be committed later, with the next prompt or within a second: after a kill, the history says the same.
+Every write is committed before the line that depends on it is sent. The end of a running turn and its usage may be
+committed later, with the next prompt or within a second: after a kill, the history has the same information.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ State: TypeAlias = Literal["sending", "running", "ended"]
 
 @attrs.frozen
 class ThreadRow:
-    """What the journal knows about a thread.
+    """The journal's record of a thread.
 
     Attributes:
         name: The name that the program gave it.
@@ -49,7 +49,7 @@ class ThreadRow:
         accepted: Whether one of its turns is known to have reached the history.
         server: The stamp of the server process that had it last; ``None`` if it is not known.
         anchor: The newest turn before the latest prompt was sent; ``None`` if there was none.
-        deaths: At how many deaths of the server in a row it had an open turn.
+        deaths: The number of consecutive deaths of the server at which it had an open turn.
         tokens: Tokens used by its turns.
         turns: The number of turns started.
         seconds: Seconds during which a turn was open.
@@ -69,7 +69,7 @@ class ThreadRow:
 
 @attrs.frozen
 class KeyRow:
-    """What the journal knows about a prompt.
+    """The journal's record of a prompt.
 
     Attributes:
         name: The name of its thread.
@@ -80,7 +80,7 @@ class KeyRow:
         anchor: The newest turn before that message was sent; ``None`` if there was none.
         turn: The id of its turn; ``None`` while it is not known.
         status: How the turn ended.
-        by_us: Whether the program, and not a death, interrupted it.
+        by_us: Whether it was interrupted by the program rather than by a death.
     """
 
     name: str
@@ -95,15 +95,15 @@ class KeyRow:
 
 
 class Journal:
-    """An open journal. Every method is synchronous, and takes microseconds.
+    """An open journal. Every method is synchronous and takes microseconds.
 
     Args:
         path: The path of the database; ``None`` for one in memory.
-        writes: Whether to write, which only one supervisor at a time can do.
+        writes: Whether to open it for writing, which only one supervisor at a time can do.
 
     Raises:
         JournalInUse: Another supervisor has it open.
-        JournalError: It cannot be opened, is no journal, or is that of another version.
+        JournalError: It cannot be opened, is not a journal, or has another version.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
@@ -116,11 +116,11 @@ class Journal:
         self._db.close()
 
     def commit(self) -> None:
-        """Commit what is late."""
+        """Commit late writes."""
         self._db.commit()
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Let SQLite do what it puts off, if there is much of it."""
+        """Merge the write-ahead log if it is large."""
         self._db.checkpoint(idle=idle)
 
     # -- threads -----------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Journal:
         return ThreadRow(*rows[0]) if rows else None
 
     def spent(self, name: str | None = None) -> Spent:
-        """Return what the turns of a thread have used, or those of all threads."""
+        """Return the usage of a thread, or of all threads."""
         (row,) = self._db.rows(
             "select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads"
             " where name=coalesce(?, name)",
@@ -153,22 +153,22 @@ class Journal:
         )  # fmt: skip
 
     def resumed(self, name: str, server: str | None) -> None:
-        """Record which server has a thread now, before anything is sent on it."""
+        """Record which server has a thread, before anything is sent on it."""
         self._db.write("update threads set server=? where name=?", server, name)
 
     def died(self, name: str, deaths: int) -> None:
-        """Record at how many deaths in a row a thread had an open turn."""
+        """Record the number of consecutive deaths at which a thread had an open turn."""
         self._db.write("update threads set deaths=? where name=?", deaths, name)
 
     def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
-        """Record what a turn has used. It is late.
+        """Record the usage of a turn, with the next commit.
 
         Args:
             name: The name of the thread.
             tokens: Tokens.
             seconds: Seconds.
-            total: The tokens of the whole thread, as the server counts them; 0 if it has not reported any. They include
-                those of turns that a death of the program has cut off.
+            total: The tokens of the whole thread as counted by the server; 0 if not reported. They include turns that
+                a death of the program interrupted.
         """
         self._db.write_late(
             "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
@@ -212,7 +212,8 @@ class Journal:
             turn: The id of the turn.
             status: Its status.
             by_us: Whether the program interrupted it.
-            late: Whether it may wait for the next commit. After a kill before that, the key is still ``"running"``.
+            late: Whether it may wait for the next commit. If the program is killed before that, the key stays
+                ``"running"``.
         """
         write = self._db.write_late if late else self._db.write
         write(
@@ -221,7 +222,7 @@ class Journal:
         )  # fmt: skip
 
     def stopped(self, name: str, key: str) -> None:
-        """Record that the program has interrupted a prompt while its turn was lost."""
+        """Record that the program interrupted a prompt whose turn was lost."""
         self._db.write(
             "update keys set state='ended', status='interrupted', by_us=1 where name=? and key=? and state!='ended'",
             name, key,
@@ -238,7 +239,7 @@ class JournaledThread:
         codex_home: The ``CODEX_HOME`` it is stored in.
         tokens: Tokens used by its turns.
         turns: The number of turns started.
-        keys: What the journal says of each prompt: ``"sending"``, ``"running"``, or how it ended.
+        keys: The state of each prompt: ``"sending"``, ``"running"``, or how it ended.
     """
 
     name: str
@@ -250,13 +251,13 @@ class JournaledThread:
 
 
 def read_journal(path: str | os.PathLike[str]) -> tuple[JournaledThread, ...]:
-    """Read a journal, while a supervisor uses it or not. Nothing is written.
+    """Read a journal without writing to it. A supervisor may be using it.
 
     Args:
         path: Its path.
 
     Raises:
-        JournalError: There is none, or it cannot be read.
+        JournalError: The journal does not exist or cannot be read.
     """
     journal = Journal(path, writes=False)
     try:

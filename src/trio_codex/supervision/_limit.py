@@ -1,4 +1,4 @@
-"""When to restart, and when to give up: the restart intensity of OTP, with backoff. Pure arithmetic on a clock."""
+"""Restart limits: the restart intensity of OTP, with backoff. Pure arithmetic on times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RestartLimit:
 
     Args:
         restart: The settings.
-        counted: Whether restarts are limited by number, rather than by the time without a connection.
+        counted: Whether to limit the number of restarts, rather than the time without a connection.
     """
 
     def __init__(self, restart: Restart, *, counted: bool) -> None:
@@ -29,7 +29,7 @@ class RestartLimit:
         self._down_since = None
 
     def delay(self, now: float) -> float | None:
-        """Record that a restart is needed, and return how long to wait before it; ``None`` if there are too many."""
+        """Record that a restart is needed, and return the delay before it, or ``None`` if there are too many."""
         restart = self._restart
         self._times.append(now)
         # A restart exactly one period ago still counts, as in OTP.
@@ -43,12 +43,12 @@ class RestartLimit:
         is_too_much = len(self._times) > limit or now - self._down_since >= patience
         if self._counted:
             return None if is_too_much else delay
-        # The last attempt comes at the end of the time, and not after it.
+        # The last attempt is made at the end of the time, not after it.
         return None if is_too_much else min(delay, self._down_since + patience - now)
 
     @property
     def problem(self) -> str:
-        """What was exceeded, in one sentence."""
+        """Describe the exceeded limit in one sentence."""
         restart = self._restart
         if self._counted:
             return f"more than {restart.max_restarts} restarts within {restart.period:g} s"

@@ -1,4 +1,4 @@
-"""A prompt: its key, its input and its options, and the hash that tells it from others."""
+"""A prompt: its key, input and options, and the hash that identifies them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import UnionType
 
 CONTINUE: Final = "You were interrupted. Check what is already done, and continue."
-"""The follow-up that a model is given after a death, by default."""
+"""The default follow-up after a death."""
 
 MAX_KEY: Final = 200
 """The longest key."""
@@ -28,13 +28,13 @@ SEPARATOR: Final = "~"
 """Separates a key from the number of a follow-up."""
 
 NOT_HASHED: Final = frozenset({"policy", "budget", "idle_limit"})
-"""Options that do not change what the model is given."""
+"""Options that do not affect the model."""
 
 OnInterrupted: TypeAlias = (
     Literal["continue", "raise"] | Callable[[TurnResult[Any]], Awaitable[TurnInput | None]]
 )
-"""What to do with a turn that a death has interrupted: go on, raise ``TurnInterrupted``, or ask for the input to go on
-with. ``None`` as that input stands for the default."""
+"""What to do after a death: continue, raise ``TurnInterrupted``, or call a function that returns the follow-up,
+``None`` for the default."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -47,10 +47,10 @@ class Prompt:
         options: The options of its turns.
         output_type: The type of the final response.
         on_interrupted: What to do after a death.
-        continue_with: The default input to go on with.
+        continue_with: The default input of the follow-up.
         digest: The hash of input and options.
-        is_stopped: Whether the program has asked to interrupt it.
-        spent: What its turns in this program have used.
+        is_stopped: Whether the program requested to interrupt it.
+        spent: The usage of its turns in this program.
     """
 
     key: str
@@ -74,10 +74,10 @@ def message_of(key: str, attempt: int) -> str:
 
 
 def key_of(key: str | None, *, required: bool) -> str:
-    """Check a key, or make one.
+    """Check a key, or generate one.
 
     Raises:
-        ValueError: It is missing, although it is required, or not valid.
+        ValueError: It is required and missing, or invalid.
         TypeError: It is not a string.
     """
     if key is None:
@@ -96,7 +96,7 @@ def key_of(key: str | None, *, required: bool) -> str:
 def digest_of(
     value: TurnInput, options: Mapping[str, object], output_type: object, directory: str | os.PathLike[str]
 ) -> str:
-    """Return the hash of input and options. A file counts by its content.
+    """Return the hash of input and options. Files are hashed by content.
 
     Args:
         value: The input.
@@ -148,5 +148,5 @@ def _content(path: str, directory: str | os.PathLike[str]) -> str:
     try:
         return hashlib.sha256(Path(directory, Path(path).expanduser()).read_bytes()).hexdigest()
     except (OSError, RuntimeError):
-        # The server reports a file that it cannot read.
+        # If the file cannot be read, the server reports it.
         return path

@@ -1,6 +1,6 @@
-"""The rule of at most once: decide, by journal and history, what becomes of a prompt.
+"""The at-most-once rule: decide from journal and history what to do with a prompt.
 
-It is applied to a thread that was opened behind the fence, and whose tail was taken back if it was doubtful.
+It applies to a fenced thread whose doubtful tail has been rolled back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Send:
 
     Attributes:
         attempt: Its number: 1 for the prompt itself, more for follow-ups.
-        value: The input; ``None`` if its turn is running already, on a server that is not ours.
+        value: The input; ``None`` if its turn is already running on an attached server.
         parts: The results of the turns so far.
     """
 
@@ -41,7 +41,7 @@ class Rule:
     """The rule, applied to the prompts of one thread while it is open in one generation.
 
     Args:
-        generations: What the threads of a supervisor share.
+        generations: The generations of the supervisor.
         name: The name of the thread.
         thread: Its handle.
     """
@@ -54,16 +54,16 @@ class Rule:
         self._history = History(thread)
 
     def forget_history(self) -> None:
-        """Read the history anew when it is needed, because a turn is about to begin."""
+        """Discard the cached history, because a turn is about to start."""
         self._history = History(self._thread)
 
     async def decide(self, prompt: Prompt, row: KeyRow) -> Send | TurnResult[Any]:
-        """Return the message to send for a prompt that the journal knows, or its result if there is none to send.
+        """Return the message to send for a recorded prompt, or its result if nothing has to be sent.
 
         Raises:
-            KeyConflict: The key stands for another prompt.
-            HistoryLost: The model was given a message that the history does not have.
-            TurnInterrupted: A death has interrupted it, and the program wants to know.
+            KeyConflict: The key belongs to another prompt.
+            HistoryLost: The model received a message that the history does not have.
+            TurnInterrupted: A death interrupted it, and ``on_interrupted`` is ``"raise"``.
         """
         await trio.lowlevel.checkpoint()
         if row.digest != prompt.digest:
@@ -103,7 +103,7 @@ class Rule:
         await trio.lowlevel.checkpoint()
         if not row.by_us:
             raise self._lost(row, "its turn is missing")
-        # The program interrupted it before the server had stored anything.
+        # The program interrupted the turn before the server had stored anything.
         interrupted = TurnStatus.interrupted
         return combined(
             [*parts, TurnResult(id=row.turn or "", thread_id=self._thread.id, status=interrupted)]
@@ -123,10 +123,10 @@ class Rule:
         return result_of(self._thread.id, found.turn, items)
 
     async def _check_nothing_hidden(self, row: KeyRow) -> None:
-        """Check that no turn since the message was sent may have been given it.
+        """Check that no turn since the message was sent may contain it.
 
         Raises:
-            HistoryLost: There is one without items, and it is not that of another key.
+            HistoryLost: There is a turn without items that belongs to no other key.
         """
         others = {each.turn for each in self._journal.keys(self._name)}
         for found in await self._history.newer_than(row.anchor):
@@ -138,7 +138,7 @@ class Rule:
         return errors.HistoryLost(self._name, self._thread.id, row.key, problem)
 
     async def _follow_up(self, prompt: Prompt, parts: list[TurnResult[Any]]) -> TurnInput:
-        """Return the input with which to go on after a death."""
+        """Return the input of the follow-up after a death."""
         await trio.lowlevel.checkpoint()
         if prompt.on_interrupted == "raise":
             raise errors.TurnInterrupted(prompt.key, combined(parts))

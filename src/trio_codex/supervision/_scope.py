@@ -1,4 +1,4 @@
-"""A body with one task beside it. The task outlives the body, and exceptions of either are transparent."""
+"""A body with one concurrent task, which outlives it. Exceptions of both propagate unchanged."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 async def with_task(
     work: Callable[[], Awaitable[object]], leave: Callable[[BaseException | None], object]
 ) -> AsyncGenerator[None]:
-    """Run a task beside the body. It is cancelled once the body has ended, however that ended, and not before.
+    """Run a task concurrently with the body, and cancel it only after the body has ended.
 
     If the task raises, the body is cancelled, and the exception leaves the scope unless the body raised another one.
 
     Args:
         work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
-        leave: Called when the body has ended, with what it raised.
+        leave: Called when the body has ended, with its exception or ``None``.
     """
     shield = trio.CancelScope(shield=True)
     body = trio.CancelScope()
@@ -48,7 +48,7 @@ async def with_task(
                     except BaseException as exc:  # noqa: ASYNC103  # raised below
                         if _holds_cancelled(exc):
                             raise
-                        # Keep it from the scope, which would replace a group by a new one.
+                        # Hide the exception from the scope, which would replace a group by a new one.
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below
                 body_error = exc
@@ -58,7 +58,7 @@ async def with_task(
         others += _leaves(exc)
     error = _choose(body_error, others)
     if error is not None:
-        # Raised outside the handlers, so that no discarded group becomes its context.
+        # Raise outside the handlers, so that no discarded group becomes its context.
         raise error
 
 
@@ -74,7 +74,7 @@ def _holds_cancelled(error: BaseException) -> bool:
 
 
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
-    """Choose what to raise, in this order: an exit request, the body's error, the task's, ``Cancelled``."""
+    """Choose the exception to raise, in this order: an exit request, the body's error, the task's, ``Cancelled``."""
     errors = [exc for exc in (body_error, *others) if exc is not None]
     failures = [exc for exc in errors if not _holds_cancelled(exc)]
     exits = [exc for exc in failures if not isinstance(exc, Exception)]

@@ -1,4 +1,4 @@
-"""Budgets over generations and programs, and keys for tool calls that may be repeated."""
+"""Budgets across generations and programs, and keys for tool calls that may be repeated."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Spent:
-    """What turns have used.
+    """The usage of turns.
 
     Attributes:
         tokens: Input and output tokens.
         turns: The number of turns.
-        seconds: The time during which they were open.
+        seconds: The time during which the turns were open.
     """
 
     tokens: int = 0
@@ -64,11 +64,12 @@ def tokens_of(usage: TokenUsage | None) -> int:
 class ToolCalls:
     """The keys of the tool calls of one turn.
 
-    A call whose answer the server had not recorded when it died is "aborted" for the model, which may make it again, under
-    another id. It then gets the same key, because equal calls are numbered by those that the model knows the answer of.
+    If the server dies before it has recorded the answer of a call, the call is "aborted" for the model, which may
+    repeat it under another id. The repeated call has the same key, because only answered calls advance the number of
+    equal calls.
 
     Args:
-        scope: What identifies the prompt.
+        scope: The identity of the prompt.
         items: The items of the earlier turns of the prompt.
     """
 

@@ -1,4 +1,4 @@
-"""The supervisor, as the program sees it."""
+"""The supervisor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """Keeps a server, or a connection to one, alive, and runs turns that outlive it. See :func:`open_supervisor`."""
+    """Restarts a server, or reconnects to one, and runs turns that outlive it. See :func:`open_supervisor`."""
 
     def __init__(self, generations: Generations) -> None:
         self._generations = generations
@@ -40,7 +40,7 @@ class Supervisor:
     async def ready(self) -> Codex:
         """Wait for a generation that is ready, and return its client.
 
-        What is done through this client is not durable: it ends with the generation.
+        Operations on this client are not durable: they end with the generation.
 
         Raises:
             RestartLimitExceeded: The supervisor has given up.
@@ -49,7 +49,7 @@ class Supervisor:
         return (await self._generations.wait_ready()).codex
 
     def generations(self) -> tuple[Generation, ...]:
-        """Return the generations so far, oldest first: the latest 100, and the current one."""
+        """Return the latest 100 generations, oldest first, and the current one."""
         return self._generations.all()
 
     def status(self) -> SupervisorStatus:
@@ -66,13 +66,13 @@ class Supervisor:
         )
 
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
-        """Replace the server, for example after an upgrade. The threads go on in the next generation.
+        """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, the turns that are
-        still open are interrupted, and go on by their keys. Such a restart does not count toward the limit.
+        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
+        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
 
         Args:
-            reason: Why, for :meth:`generations`.
+            reason: The reason, shown by :meth:`generations`.
             drain_timeout: How long to wait for open turns, in seconds.
 
         Raises:
@@ -82,12 +82,12 @@ class Supervisor:
         await self._generations.restart(reason, drain_timeout)
 
     async def drain(self, *, timeout: float = 60) -> None:  # noqa: ASYNC109  # how long open turns may take, not this call
-        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+        """Admit no more prompts, and wait until open turns have ended, to end the program.
 
-        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+        A prompt that is not admitted waits until it is cancelled. The next program runs it.
 
         Args:
-            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+            timeout: How long to wait, in seconds. The next program continues turns that are still open then.
         """
         await self._generations.turnstile.close(timeout)
 
@@ -95,9 +95,9 @@ class Supervisor:
         """Return a thread that outlives its server, as a scope.
 
         Args:
-            name: The name under which the journal has it. A name that it does not have is that of a new thread.
-            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those that
-                only a new thread has. The thread cannot be ephemeral.
+            name: The name of the thread in the journal. An unknown name starts a new thread.
+            ***options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+            for new threads only. The thread cannot be ephemeral.
 
         Raises:
             ValueError: The name is empty, or the thread could not be durable.
@@ -125,25 +125,24 @@ async def open_supervisor(
 ) -> AsyncGenerator[Supervisor]:
     """Keep a server alive for the duration of a scope, and run turns that outlive it.
 
-    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`. When
-    it ends, another one is started, and the threads of the supervisor go on in it. With a journal, they also go on in the
-    next program that opens it. Exceptions raised by the body propagate unchanged.
+    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`.
+    When it ends, another one is started, and the threads of the supervisor continue in it. With a journal, they also
+    continue in the next program that opens it. Exceptions raised by the body propagate unchanged.
 
     Args:
         config: The configuration of the client and its server, or where to attach; by default the user's own setup.
         policy: As in :func:`~trio_codex.open_codex`.
-        tools: As there.
-        budget: The joint budget of all turns of its threads, over all generations, and over all programs with the same
-            journal.
-        instruments: As there.
+        tools: As in :func:`~trio_codex.open_codex`.
+        budget: The joint budget of all its turns, across generations and across programs with the same journal.
+        instruments: As in :func:`~trio_codex.open_codex`.
         restart: How often to restart, and after which delays.
-        probe: How to find a server that is stuck; ``None`` to let it be.
+        probe: How to detect a stuck server; ``None`` to disable detection.
         journal: The path of an SQLite database, on a local disk, that is created if it does not exist. By default the
-            journal is in memory, and only deaths of the server are survived.
+            journal is in memory, and threads survive only deaths of the server.
 
     Raises:
         StartError: The first start failed.
-        RestartLimitExceeded: The server failed too often, or in a way that a restart does not cure; the body was
+        RestartLimitExceeded: The server failed too often, or a restart would fail in the same way; the body was
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.

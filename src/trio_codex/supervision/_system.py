@@ -1,4 +1,4 @@
-"""What the operating system knows: whether a process still runs, and out-of-memory kills."""
+"""Queries to the operating system: running processes, and out-of-memory kills."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def stamp_of(pid: int) -> str:
-    """Return what identifies a running process for good: process ids are reused, also after a reboot."""
+    """Return a permanent identity of a running process, because process ids are reused."""
     return f"{pid} {_started(pid)} {_boot()}"
 
 
 def still_runs(stamp: str) -> bool:
-    """Return whether the process with this stamp runs. A zombie does not."""
+    """Return whether the process with this stamp is running. Zombies do not count."""
     pid = int(stamp.partition(" ")[0])
     if Path("/proc/self/stat").exists():
         return stamp == stamp_of(pid) and bool(_started(pid))
@@ -27,13 +27,13 @@ def still_runs(stamp: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot; empty if it is gone or the system does not tell."""
+    """Return when a process started, in clock ticks since boot; empty if it has ended or this is unknown."""
     try:
-        # As bytes: the name of a process is of any encoding.
+        # Read bytes, because process names may have any encoding.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
-    # Counted from the state, which is the third field of all and the first after the name.
+    # Counted from the state, which is the third field, and the first one after the name.
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
@@ -45,7 +45,7 @@ def _boot() -> str:
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed because memory ran out; 0 if it does not tell."""
+    """Return how many processes the kernel has killed because memory ran out; 0 if unknown."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

@@ -1,4 +1,4 @@
-"""A thread that outlives its server: the four steps of the rule, and the loop over generations."""
+"""A thread that outlives its server: the at-most-once rule, and the loop over generations."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SupervisedThread:
     def id(self) -> str:
         """The id of the thread on the server.
 
-        It changes if the server dies before it has stored the first turn, because the thread is then started anew.
+        It changes if the server dies before it has stored the first turn, because the thread is then started again.
 
         Raises:
             ThreadClosed: The scope was not entered.
@@ -78,7 +78,7 @@ class SupervisedThread:
 
     @property
     def usage(self) -> TokenUsage | None:
-        """Tokens used by its turns in this program, those that a death has interrupted included.
+        """Tokens used by its turns in this program, including turns that a death interrupted.
 
         They include those of spawned agents. ``None`` if the server reported none.
         """
@@ -91,7 +91,7 @@ class SupervisedThread:
         Raises:
             ThreadInUse: The supervisor has a thread of this name open, or another server has the thread open.
             ThreadGone: The server no longer has the thread.
-            ServerTooOld: The server cannot take back a turn.
+            ServerTooOld: The server cannot roll back a turn.
             CodexError: As for any request.
         """
         await trio.lowlevel.checkpoint()
@@ -174,28 +174,29 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]:
-        """Run a prompt to its end, over deaths of the server and of the program. It is given to the model at most once.
+        """Run a prompt to its end, across deaths of the server and of the program. The model receives it at most once.
 
-        A prompt that has ended before is not sent again: its result is read from the history.
+        A prompt that has already ended is not sent again: its result is read from the history.
 
         Args:
             value: The input.
-            key: What identifies the prompt within the thread: at most 200 characters without ``~``. Required with a
+            key: The identity of the prompt within the thread: at most 200 characters without ``~``. Required with a
                 journal.
-            on_interrupted: What to do after a death in the middle of the turn: ``"continue"`` with a follow-up turn,
-                ``"raise"``, or call an async function with the result so far, which returns the input to go on with.
+            on_interrupted: What to do if a death interrupts the turn: ``"continue"`` with a follow-up turn,
+                ``"raise"``, or call an async function with the result so far, which returns the input of the
+                follow-up.
             continue_with: The input of the follow-up.
             output_type: As in :meth:`~trio_codex.Thread.run`.
             **options: See :class:`~trio_codex.TurnOptions`. The key is the ``client_user_message_id``.
 
         Returns:
-            The result of a prompt that was completed or interrupted. If it took several turns, it has the items of all
-            of them, and ``parts`` tells them apart.
+            The result of a prompt that was completed or interrupted. If it took several turns, it has the items of
+            all of them, and ``parts`` separates them.
 
         Raises:
-            KeyConflict: The key stands for another prompt.
-            HistoryLost: The prompt was given to the model, and the history does not have it.
-            TurnInterrupted: The server died in the middle of the turn, and ``on_interrupted`` is ``"raise"``.
+            KeyConflict: The key belongs to another prompt.
+            HistoryLost: The model received the prompt, but the history does not have it.
+            TurnInterrupted: The server died during the turn, and ``on_interrupted`` is ``"raise"``.
             ThreadQuarantined: The server dies whenever this thread has an open turn.
             ThreadGone: The server no longer has the thread.
             RestartLimitExceeded: The supervisor has given up.
@@ -222,10 +223,10 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[SupervisedTurn]:
-        """Run a prompt as a scope, over deaths of the server and of the program. See :meth:`run`.
+        """Run a prompt as a scope, across deaths of the server and of the program. See :meth:`run`.
 
-        If the scope exits before the prompt has ended, its turn is interrupted, and that is its result from then on. If
-        it exits by an exception that also leaves the supervisor, such as Ctrl-C, the next program continues the prompt.
+        If the scope exits before the prompt has ended, its turn is interrupted, and this result is final. If an
+        exception such as Ctrl-C also leaves the supervisor, the next program continues the prompt.
 
         Args:
             value: The input.
@@ -298,11 +299,11 @@ class SupervisedThread:
     # -- other operations --------------------------------------------------------------------------------------
 
     async def fate(self, key: str) -> str:
-        """Return what became of a prompt, by its key. Nothing is sent to the model.
+        """Return the state of a prompt by its key. Nothing is sent to the model.
 
         Returns:
-            ``"unknown"`` if it was never given to the model; ``"running"`` also if a call of :meth:`run` would go on with
-            it; else how it ended. ``"lost"`` if a call of :meth:`run` would raise ``HistoryLost``.
+            ``"unknown"`` if the model never received it; ``"running"`` if it is running or :meth:`run` would continue
+            it; ``"lost"`` if :meth:`run` would raise ``HistoryLost``; otherwise how it ended.
 
         Raises:
             CodexError: As for any request.
@@ -316,7 +317,7 @@ class SupervisedThread:
         return await self._over_generations(lambda opened: opened.rule.fate(known, message))
 
     async def compact(self) -> TurnResult[Any]:
-        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does; again if a death interrupts that.
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and repeat it if a death interrupts it.
 
         Raises:
             TurnActive: A prompt runs on this thread.
@@ -326,13 +327,13 @@ class SupervisedThread:
         with self._busy(None):
             return await self._over_generations(lambda opened: opened.thread.compact(), admitted=True)
 
-    # -- over generations --------------------------------------------------------------------------------------
+    # -- across generations --------------------------------------------------------------------------------------
 
     async def _over_generations(self, work: Callable[[Opened], Awaitable[T]], *, admitted: bool = False) -> T:
-        """Open the thread and do something with it, again in the next generation if this one ends meanwhile.
+        """Open the thread and do something with it. Repeat this in the next generation if this one ends first.
 
         Args:
-            work: What to do.
+            work: The operation.
             admitted: Whether it has an open turn.
         """
         generations = self._generations
@@ -351,12 +352,12 @@ class SupervisedThread:
                         life.busy.remove(self.name)
 
     def _opened_in(self, life: Life) -> Opened | None:
-        """Return the open thread of a generation, if it needs not be opened."""
+        """Return the thread of a generation if it is already open."""
         opened = self._opened
         return opened if opened is not None and opened.life is life and opened.is_settled else None
 
     async def _open_in(self, life: Life) -> Opened:
-        """Open the thread in a generation by the rule, unless another task does so meanwhile."""
+        """Open the thread in a generation, unless another task has opened it."""
         async with self._opening:
             if (opened := self._opened_in(life)) is not None:
                 return opened
@@ -377,7 +378,7 @@ class SupervisedThread:
         """Run a prompt in as many generations as it takes."""
 
         async def work(opened: Opened) -> TurnResult[Any]:
-            # Another prompt on the thread shows that the exception by which an earlier one was left did not end the program.
+            # A new prompt on the thread shows that the exception that left an earlier one did not end the program.
             self._generations.settle_left(self.name)
             row = self._journal.key(self.name, prompt.key)
             step = Send(1, prompt.value) if row is None else await opened.rule.decide(prompt, row)

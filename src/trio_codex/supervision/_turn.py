@@ -1,4 +1,4 @@
-"""A turn that outlives its server, as a scope: its events over all generations."""
+"""A turn that outlives its server, as a scope, with its events from all generations."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from trio_codex.supervision._prompt import Prompt
 
 GENERATION_LOST: Final = "trio_codex/generationLost"
-"""The method of the event between the turns of two generations."""
+"""The method of the event that separates the turns of two generations."""
 
 _LOSSES: Final = (errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed)
 
 
 class SupervisedTurn:
-    """One prompt, inside ``async with thread.turn(…)``, over as many generations as it takes.
+    """One prompt, inside ``async with thread.turn(…)``, across generations.
 
-    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the events
-    of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both iterations
-    consume the same buffer, so only one task at a time may iterate.
+    Iterate over it for its events, or over :meth:`text` for its text. If a generation ends during the turn, unread
+    events of its turn are dropped, and an event ``trio_codex/generationLost`` marks the gap. Both iterations consume
+    the same buffer, so only one task at a time may iterate.
     """
 
     def __init__(self, prompt: Prompt, thread_id: str) -> None:
@@ -50,14 +50,14 @@ class SupervisedTurn:
 
     @property
     def id(self) -> str | None:
-        """The id of its current turn on the server; ``None`` between two generations."""
+        """The id of its current turn on the server; ``None`` between generations."""
         if self._result is not None:
             return self._result.id
         return None if self._part is None else self._part.id
 
     @property
     def result(self) -> TurnResult[Any]:
-        """The result, as that of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+        """The result, as of :meth:`SupervisedThread.run`. A failed turn does not raise here.
 
         Its status is ``"lost"`` if the scope was left between two generations.
 
@@ -86,7 +86,7 @@ class SupervisedTurn:
             if part is not None:
                 with suppress(*_LOSSES, StopAsyncIteration):
                     event = await part.__anext__()
-                    # What a generation has said is dropped once it has ended.
+                    # Events of a generation are dropped once it has ended.
                     if part is self._part:
                         return event
                     continue
@@ -99,7 +99,7 @@ class SupervisedTurn:
                 await self._changed.wait()
 
     def text(self) -> TurnText:
-        """Iterate over the agent's text, as in :meth:`~trio_codex.Turn.text`. A follow-up begins a message of its own."""
+        """Iterate over the agent's text, as in :meth:`~trio_codex.Turn.text`. A follow-up starts a new message."""
         return TurnText(self)
 
     async def wait(self) -> TurnResult[Any]:
@@ -112,7 +112,7 @@ class SupervisedTurn:
         return self._result
 
     async def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn; between two generations, wait for the next one.
+        """Send more input to the running turn. Between two generations, wait for the next one.
 
         Input that the server has accepted may be lost if the server dies.
 
@@ -127,7 +127,7 @@ class SupervisedTurn:
         await self._part.steer(value)
 
     async def interrupt(self) -> None:
-        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not go on in another generation."""
+        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
         self._prompt.is_stopped = True
         await trio.lowlevel.checkpoint()
         if self._part is not None:
@@ -137,13 +137,13 @@ class SupervisedTurn:
     # -- for the thread ----------------------------------------------------------------------------------------
 
     async def begun(self) -> None:
-        """Wait until the first turn runs, or the result is known."""
+        """Wait until the first turn is running, or the result is known."""
         await trio.lowlevel.checkpoint()
         while self._part is None and self._result is None:
             await self._changed.wait()
 
     def begin(self, part: Turn[Any]) -> None:
-        """Go on with a turn of the current generation."""
+        """Continue with a turn of the current generation."""
         self._part, self._is_read = part, False
         self._wake()
 
@@ -157,7 +157,7 @@ class SupervisedTurn:
         self._wake()
 
     async def wait_read(self, result: TurnResult[Any]) -> None:
-        """Note the result, and wait until the events of the current turn were read, or are not wanted."""
+        """Set the result, and wait until the events of the current turn are read or no longer needed."""
         self._result = result
         self._wake()
         await trio.lowlevel.checkpoint()
@@ -165,20 +165,20 @@ class SupervisedTurn:
             await self._changed.wait()
 
     def finish(self, result: TurnResult[Any]) -> None:
-        """Note the result of a prompt that has no turn any more."""
+        """Set the result of a prompt without an open turn."""
         self._result = result
         self._part = None
         self._wake()
 
     def give_up(self) -> bool:
-        """Note that the scope has exited; return whether the end of the prompt is not known."""
+        """Record that the scope has exited, and return whether the end of the prompt is still unknown."""
         if self._result is not None:
             return False
         self.finish(TurnResult(id=self._lost_id, thread_id=self._thread_id, status=TurnStatus.lost))
         return True
 
     def leave(self, error: BaseException | None) -> None:
-        """Note that the scope exits. A body that returns has stopped the turn; one that raises may be continued."""
+        """Record that the scope exits. After a return the turn is stopped; after an exception it may continue."""
         if error is None:
             self._prompt.is_stopped = True
 

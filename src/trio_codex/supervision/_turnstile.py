@@ -1,4 +1,4 @@
-"""Who may have an open turn: any number of threads, or one alone, or nobody during a drain."""
+"""Admission of turns: any number of threads, one exclusive thread, or none during a drain."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Turnstile:
-    """Admits turns, many side by side or one alone. A drain, and whoever waits to be alone, keep out later ones.
+    """Admits turns, many concurrently or one exclusively. A drain or a waiting exclusive turn holds back later turns.
 
     Attributes:
         inside: The names of the threads with an open turn, in order of admission.
-        alone: The name of the thread whose turn is the only one.
-        drains: How many drains go on or wait.
+        alone: The name of the thread with the exclusive turn.
+        drains: The number of active or waiting drains.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Turnstile:
 
         Args:
             name: The name of its thread.
-            nested: Whether a turn that is already open waits for it. Such a turn never waits, or both would for ever.
+            nested: Whether an open turn depends on it. Such a turn never waits, because that would deadlock.
         """
         await trio.lowlevel.checkpoint()
         while (self.drains or self._loners) and not nested:
@@ -46,7 +46,7 @@ class Turnstile:
 
     @asynccontextmanager
     async def lone_turn(self, name: str) -> AsyncGenerator[None]:
-        """Admit a turn once no other one is open, and admit no other one until it has ended."""
+        """Admit a turn once no other turn is open, and admit no others until it has ended."""
         self._loners += 1
         try:
             await trio.lowlevel.checkpoint()
@@ -65,7 +65,7 @@ class Turnstile:
 
     @asynccontextmanager
     async def drain(self, patience: float) -> AsyncGenerator[None]:
-        """Admit no turn until the body has ended. The body begins once no turn is open, or some seconds have passed."""
+        """Admit no turn until the body has ended. The body starts once no turn is open, or after a timeout."""
         try:
             await self.close(patience)
             yield
@@ -74,7 +74,7 @@ class Turnstile:
             self._wake()
 
     async def close(self, patience: float) -> None:
-        """Admit no turn from now on, and wait until none is open, or some seconds have passed."""
+        """Admit no more turns, and wait until none is open, or until a timeout."""
         self.drains += 1
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(patience):  # noqa: ASYNC912  # there may be nothing to wait for

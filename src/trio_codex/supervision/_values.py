@@ -1,4 +1,4 @@
-"""The settings of a supervisor, and what it reports about itself."""
+"""The settings of a supervisor, and its status."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _not_negative: Any = attrs.validators.ge(0)
 
 @attrs.frozen(kw_only=True)
 class Backoff:
-    """How long to wait before a restart. All times are in seconds.
+    """The delays before restarts. All times are in seconds.
 
     The delay depends on the number of restarts within the period of :class:`Restart`, so it starts over once the server
     has been healthy for that long.
 
     Attributes:
-        first: Before the first restart.
-        then: Before the second one.
-        factor: What each later delay is multiplied by.
+        first: The delay before the first restart.
+        then: The delay before the second restart.
+        factor: The growth of each later delay.
         maximum: The longest delay.
 
     Raises:
@@ -47,13 +47,14 @@ class Restart:
     Failed starts count, planned restarts do not. With the defaults, a supervisor survives an outage of two minutes.
 
     Attributes:
-        max_restarts: The number of restarts that the supervisor makes in any ``period``.
-        period: Seconds.
+        max_restarts: The maximum number of restarts in any ``period``.
+        period: The length of the period in seconds.
         backoff: The delays.
-        strikes: Deaths of the server in a row, each within ``period`` of its start, at which the same thread had an open
-            turn. After so many, the thread runs alone; if the server dies once more, the thread is quarantined.
-        reconnect_for: For an attachment: seconds after which the supervisor gives up a server that cannot be reached.
-            There, the number of connections is not limited.
+        strikes: The number of consecutive deaths of the server, each within ``period`` of its start, at which the
+            same thread had an open turn. After that the thread runs alone; if the server dies once more, the thread
+            is quarantined.
+        reconnect_for: For an attachment, seconds after which the supervisor gives up an unreachable server. The
+            number of reconnects is not limited.
 
     Raises:
         ValueError: A value is out of range.
@@ -68,14 +69,14 @@ class Restart:
 
 @attrs.frozen(kw_only=True)
 class Probe:
-    """How a server that is silent, but alive, is found to be stuck. All times are in seconds.
+    """How to detect that a silent server is stuck. All times are in seconds.
 
     Time during which this program was blocked does not count.
 
     Attributes:
-        every: The silence after which the server is asked for a sign of life.
-        timeout: How long it may take to answer.
-        failures: The number of questions without an answer after which the server is replaced.
+        every: The silence after which the server is probed.
+        timeout: How long the server may take to answer a probe.
+        failures: The number of unanswered probes after which the server is replaced.
 
     Raises:
         ValueError: A value is out of range.
@@ -88,7 +89,7 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Generation:
-    """One server, or one connection to a server, in the life of a supervisor.
+    """One server, or one connection to a server, of a supervisor.
 
     Attributes:
         number: Its number, starting at 1.
