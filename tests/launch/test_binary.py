@@ -103,7 +103,7 @@ def test_nothing_anywhere_is_a_spawn_error_that_says_what_to_do(no_package, tmp_
     with pytest.raises(SpawnError) as caught:
         find_binary(env_path=str(tmp_path))
     assert caught.value.phase == "find"
-    assert "trio-codex[runtime]" in caught.value.hint
+    assert "pip install '.[runtime]'" in caught.value.hint
 
 
 @posix
