@@ -103,7 +103,7 @@ class Journal:
 
     Raises:
         JournalInUse: Another supervisor has it open.
-        JournalError: It cannot be opened, is no journal, or is that of another version.
+        JournalError: It cannot be opened, is not a journal, or is that of another version.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
