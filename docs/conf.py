@@ -21,6 +21,7 @@ extensions = [
     "sphinxcontrib_trio",
     "context_managers",
     "protocol_tables",
+    "short_code",
 ]
 # They are in environments of their own, for their size.
 autodoc_mock_imports = ["inspect_ai", "ray"]

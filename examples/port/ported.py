@@ -28,7 +28,6 @@ SCHEMA: dict[str, Any] = {
 
 def main(directory: str) -> None:
     """Review a directory."""
-    """Review a directory."""
     with open_codex(CodexConfig(client_name="review")) as codex:
         print([model.display_name for model in codex.models(include_hidden=True).data])
         thread = codex.thread_start(

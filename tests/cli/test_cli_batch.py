@@ -60,8 +60,8 @@ async def test_ctrl_c_waits_for_running_tasks_and_the_next_run_resumes(model, ho
         await read_until(process.stdout, "t0 ok")
         await model.wait_for_requests(2)
         process.send_signal(signal.SIGINT)
-        said = await read_until(process.stderr, "again interrupts them")
-        assert "waiting for 1 running tasks" in said
+        said = await read_until(process.stderr, "again interrupts")
+        assert "waiting for the running task;" in said
         gate.open()
         assert "asked to stop" in await read_until(process.stderr, "goes on")
     assert process.returncode == 130
@@ -75,7 +75,7 @@ async def test_a_second_ctrl_c_interrupts_running_tasks_and_leaves_nothing_behin
     async with started_cli("batch", "run", tasks, "--out", "out", home=home, MARK="batch-twice") as process:
         await model.wait_for_requests(4)
         process.send_signal(signal.SIGINT)
-        await read_until(process.stderr, "again interrupts them")
+        await read_until(process.stderr, "again interrupts")
         process.send_signal(signal.SIGINT)
         assert "interrupted with" in await read_until(process.stderr, "goes on")
     assert process.returncode == 130
@@ -98,6 +98,14 @@ async def test_a_batch_runs_offline(home, tasks):
     assert (ended.status, ended.err) == (0, "")
 
 
+async def test_without_a_login_no_task_is_started(home, tasks, tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    ended = await batch_run(tasks, home, CODEX_HOME=tmp_path)
+    assert ended.status == 1
+    assert "not logged in. Log in with: " in ended.complaint
+    assert not (home.workspace / "out").exists()
+
+
 async def test_an_offline_batch_can_be_interrupted_resumed_and_reported(home, tasks):
     tasks.write_text("".join(tasks.read_text().splitlines(keepends=True)[:2]))
     async with started_cli(
@@ -105,7 +113,7 @@ async def test_an_offline_batch_can_be_interrupted_resumed_and_reported(home, ta
     ) as process:
         await read_until(process.stdout, "t0 ok")
         process.send_signal(signal.SIGINT)
-        await read_until(process.stderr, "again interrupts them")
+        await read_until(process.stderr, "again interrupts")
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "goes on")
     assert process.returncode == 130

@@ -58,3 +58,19 @@ async def test_a_missing_extra_is_reported_on_one_line(package):
     assert ended.status == 1
     assert re.search(r"pip install '[^ ]*\[cli", ended.complaint)
     assert ("testing" in ended.complaint) == (package == "hypercorn")
+
+
+@pytest.mark.parametrize("command", ["run", "chat", "batch run"])
+async def test_offline_without_the_testing_extra_is_reported_on_one_line(command, tmp_path):
+    (tmp_path / "tasks.jsonl").write_text('{"id": "a", "prompt": "Hi."}\n')
+    arguments = {
+        "run": ["Hi."],
+        "chat": [],
+        "batch run": [str(tmp_path / "tasks.jsonl"), "--out", str(tmp_path / "out")],
+    }
+    without = "import sys; sys.modules['hypercorn'] = None; from trio_codex.cli import main; main()"
+    ended = await run_cli(
+        *command.split(), "--offline", *arguments[command], command=[sys.executable, "-c", without]
+    )
+    assert ended.status == 1
+    assert "pip install '.[cli,testing,runtime]'" in ended.complaint

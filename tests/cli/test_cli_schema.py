@@ -316,7 +316,7 @@ async def test_the_installed_binary_speaks_the_built_in_protocol_or_an_older_one
         ]
         since = {wire.CLIENT_REQUESTS[method].since for method in lacking} - {None}
         assert all(check_version(find_binary().version, (first, first)) == "older" for first in since)
-        assert f"{len(lacking)} request gone" in ended.out
+        assert f"{len(lacking)} requests gone" in ended.out
 
 
 def binary_with(tmp_path, bundle):
@@ -338,8 +338,8 @@ async def test_differences_are_counted_and_listed_and_only_important_ones_set_th
     ended = await run_cli("doctor", "--schema", "--codex-bin", str(binary_with(tmp_path, schema.bundle)))
     assert ended.status == 1
     assert "0.170.0" in ended.out
-    assert "✗ 1 matter: 1 request gone\n    - request turn/start\n" in ended.out
-    assert "· 1 do not matter: 1 request added\n    + request turn/dance\n" in ended.out
+    assert "✗ 1 matters: 1 request gone\n    - request turn/start\n" in ended.out
+    assert "· 1 does not matter: 1 request added\n    + request turn/dance\n" in ended.out
     assert "1 difference matters" in ended.complaint
 
 

@@ -1,7 +1,7 @@
 """`trio-codex supervise` and `trio-codex journal`."""
 
 import pytest
-from cli_driver import run_cli
+from cli_driver import on_terminal, run_cli
 
 PROGRAM = """
 import os, signal
@@ -43,6 +43,17 @@ async def test_a_function_runs_under_a_supervisor_and_its_journal_is_shown(progr
     assert shown.status == 0
     assert "1 completed" in shown.out
     assert len(model.requests) == 1
+
+
+async def test_a_program_prints_above_the_status_line_which_fits_a_narrow_terminal(program, model):
+    model.say("did it")
+    arguments = ("supervise", "agents:main", "--journal", program.workspace / "agents.db")
+    async with on_terminal(*arguments, home=program, columns=50) as terminal:
+        assert await terminal.end() == 0
+    rows = [row.strip() for row in terminal.seen.replace("\r", "\n").split("\n")]
+    assert "did it" in rows
+    assert any(row.startswith("ready: generation 1") and row.endswith("…") for row in rows)
+    assert max(map(len, rows)) <= 50
 
 
 async def test_sigterm_lets_open_turns_end_and_admits_no_new_ones(program, model):

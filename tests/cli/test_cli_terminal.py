@@ -54,6 +54,18 @@ async def test_a_declined_command_is_reported_once(model, home):
     assert terminal.seen.count("declined") == 1
 
 
+async def test_a_long_question_is_wrapped_between_words_and_indented_on_a_narrow_terminal(model, home):
+    reason = "to keep notes about what was found in this directory"
+    model.run_command("touch notes.txt", escalate=reason)
+    model.say("So be it.")
+    async with on_terminal("run", "Make notes.", home=home, columns=40) as terminal:
+        await terminal.expect("\n  reason: to keep notes about what was")
+        await terminal.expect("\n  found in this directory")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("n\n")
+        assert await terminal.end() == 0
+
+
 @pytest.mark.parametrize(("answer", "exists", "said"), [("y", True, "accepted"), ("n", False, "declined")])
 async def test_a_question_about_a_command_is_answered_on_the_terminal(model, home, answer, exists, said):
     model.run_command("touch x.txt", escalate="I want to")
@@ -61,7 +73,7 @@ async def test_a_question_about_a_command_is_answered_on_the_terminal(model, hom
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("$ touch x.txt\n? Run this command outside the sandbox?")
         await terminal.expect("touch x.txt")
-        await terminal.expect("because I want to")
+        await terminal.expect("reason: I want to")
         await terminal.expect("stop the turn > ")
         assert not (home.workspace / "x.txt").exists()
         await terminal.send(f"{answer}\n")
@@ -178,7 +190,7 @@ async def test_answering_always_stores_the_command_prefix_on_the_server(model, h
         model.run_command(f"touch {name}.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x and y.", home=home) as terminal:
-        await terminal.expect("[a] permanently allows commands that begin with touch x.txt")
+        await terminal.expect("[a] always allow commands starting with touch x.txt")
         await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
         await terminal.send("a\n")
         await terminal.expect("accepted, with all later commands that begin with touch x.txt")
@@ -194,7 +206,7 @@ async def test_permissions_are_granted_for_the_turn(model, asking_home):
     model.say("So be it.")
     async with on_terminal("run", "Build.", home=asking_home) as terminal:
         await terminal.expect("? Grant these permissions?\n    reach the network\n    write ")
-        await terminal.expect("because To build")
+        await terminal.expect("reason: To build")
         await terminal.expect("[y]es, for this turn")
         await terminal.expect("stop the turn > ")
         await terminal.send("y\n")
@@ -451,7 +463,7 @@ def test_the_texts_of_a_question_stay_on_their_lines_and_are_truncated():
     assert [row.plain[:14] for row in command_question(command)][1:] == [
         "    rm -r /",
         "  in /a\\x0ab",
-        "  because ? Ru",
+        "  reason: ? Ru",
     ]
     assert all(len(row.plain) < 700 for row in command_question(command))
     assert relative("/work/a\nb", "/work") == "a\\x0ab"

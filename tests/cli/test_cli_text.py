@@ -1,10 +1,16 @@
 """Text made safe for a terminal, and errors on one line."""
 
+import io
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from trio_codex import TurnResult, errors
+from trio_codex.cli._commands import cli
+from trio_codex.cli._render import OutputConsole
 from trio_codex.cli._text import LINE_LIMIT, explain, one_line, printable, redacted, script_of, sentence
 
 
@@ -80,3 +86,24 @@ def test_a_configuration_that_fails_to_load_has_a_hint_for_its_cause(problem, hi
         -32600, f"failed to load configuration: {problem}", method="turn/start"
     )
     assert hint in (explain(error)[1] or "")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_line_is_wrapped_between_words_on_a_terminal_only_and_a_path_never(is_terminal):
+    path = f"/{'long/' * 20}codex"
+    console = OutputConsole(file=io.StringIO(), force_terminal=is_terminal, width=30, color_system=None)
+    console.print_after(Text("✓ binary   "), Text(f"found at {path} which is the one of this package"))
+    written = console.file.getvalue()
+    if is_terminal:
+        space = " " * 11
+        assert written == (
+            f"✓ binary   found at\n{space}{path}\n{space}which is the one of\n{space}this package\n"
+        )
+    else:
+        assert written == f"✓ binary   found at {path} which is the one of this package\n"
+
+
+@pytest.mark.parametrize("group", [(), ("threads",), ("batch",)], ids=str)
+def test_no_summary_of_a_command_is_cut(group, capsys):
+    cli.main([*group, "--help"], terminal_width=60, standalone_mode=False)
+    assert not re.search(r"\w\.\.\.$", capsys.readouterr().out, re.MULTILINE)

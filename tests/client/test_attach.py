@@ -110,6 +110,16 @@ async def test_an_invalid_address_is_a_value_error_before_anything_is_sent(url, 
                 pytest.fail("it attached")
 
 
+async def test_a_missing_ws_extra_is_named(monkeypatch):
+    for name in ("trio_codex._link.dial", "trio_codex._link.websocket"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "websockets.exceptions", None)
+    with pytest.raises(ModuleNotFoundError, match="needs websockets, which the ws extra installs") as caught:
+        async with attach_codex("unix://"):
+            pytest.fail("it was entered")
+    assert caught.value.name == "websockets.exceptions"
+
+
 @pytest.mark.parametrize(
     "url",
     [

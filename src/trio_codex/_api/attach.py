@@ -80,6 +80,12 @@ async def attach_codex(
         load()
     except OSError as exc:  # no file descriptor is free, not even for an import
         raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            "attach_codex() needs websockets, which the ws extra installs; in the checkout of trio-codex: "
+            "pip install '.[ws]'",
+            name=exc.name,
+        ) from exc
     home = os.environ.get("CODEX_HOME") or (
         os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
     )

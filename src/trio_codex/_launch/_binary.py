@@ -35,7 +35,8 @@ VERSION_SECONDS: Final = 10.0
 PACKAGE: Final = "codex_cli_bin"
 
 _HINT: Final = (
-    "Install the binary with trio-codex[runtime], put codex on PATH, or pass its path as codex_bin."
+    "Put codex on PATH, pass its path as codex_bin, or install the runtime extra; in the checkout of trio-codex: "
+    "pip install '.[runtime]'"
 )
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
 

@@ -238,7 +238,7 @@ class GuardedProcess(ServerProcess):
                 "Pass a cwd that exists and that you may enter.",
                 OSError(number, os.strerror(number), os.fspath(self._cwd or "")),
             )
-        hint = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
+        hint = "Pass the path of a codex binary for this system as codex_bin, or install the runtime extra."
         problem = f"the server cannot be run: {os.strerror(number)}"
         if number == errno.ENOEXEC:
             problem = "the server cannot be run: it is neither a program for this system nor a script with a #! line"

@@ -177,7 +177,8 @@ class Asker:
         await trio.lowlevel.checkpoint()
         async with self._screen.asking():
             for line in question:
-                self._screen.note(line)
+                indent = len(line.plain) - len(line.plain.lstrip(" "))
+                self._screen.note(line[indent:], indent=indent)
             self._terminal.drop_typed_ahead()
             try:
                 return await answer()

@@ -32,7 +32,7 @@ from trio_codex.batch import (
     read_tasks,
     write_report,
 )
-from trio_codex.cli._attach import without_waiting
+from trio_codex.cli._attach import open_client, require_login, without_waiting
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
@@ -88,6 +88,10 @@ async def run_batch(
             from trio_codex.cli._offline_model import scripted_home
 
             config = (await stack.enter_async_context(scripted_home(_offline_directory(out)))).config(config)
+        else:
+            # Otherwise every task would fail after minutes of retries, and have an outcome that the next run keeps.
+            async with open_client(config) as codex:
+                await require_login(codex, config)
         batch = await stack.enter_async_context(
             open_batch(
                 tasks,
@@ -160,9 +164,8 @@ async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelS
                 return
             batch.stop()
             running = len(batch.status().running)
-            console.print(
-                f"waiting for {running} running tasks; Ctrl-C again interrupts them", highlight=False
-            )
+            what = "the running task" if running == 1 else f"{running} running tasks"
+            console.print(f"waiting for {what}; Ctrl-C again interrupts", highlight=False)
 
 
 class _Lines:

@@ -12,7 +12,7 @@ from trio_codex.cli._options import config_of, own_server_options
 OUT = click.argument("out", metavar="DIRECTORY", type=click.Path(exists=True, file_okay=False))
 
 
-@click.command("report")
+@click.command("report", short_help="Write an HTML page about a batch.")
 @OUT
 @click.option(
     "--output",
@@ -35,7 +35,7 @@ def batch_report(out: str, **options: Any) -> int:
     return execute(report, out, config=config_of(options), **options)
 
 
-@click.command("merge")
+@click.command("merge", short_help="Merge the shards of a batch.")
 @click.argument(
     "outs", metavar="DIRECTORY...", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False)
 )

@@ -146,7 +146,7 @@ def threads(context: click.Context) -> int | None:
     return None if context.invoked_subcommand else context.invoke(threads_list)
 
 
-@threads.command("list")
+@threads.command("list", short_help="List stored threads.")
 @click.option("--archived", is_flag=True, help="List archived threads instead.")
 @click.option(
     "-C",
@@ -173,7 +173,7 @@ def threads_list(**options: Any) -> int:
     return execute(show_list, source=source_of(options), **options)
 
 
-@threads.command("show")
+@threads.command("show", short_help="Show the turns of a thread.")
 @click.argument("thread_id", metavar="ID")
 @click.option(
     "--json",
@@ -192,7 +192,7 @@ def threads_show(thread_id: str, **options: Any) -> int:
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
 
 
-@threads.command("archive")
+@threads.command("archive", short_help="Hide threads from normal lists.")
 @_THREAD_IDS
 @server_options
 def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
@@ -404,7 +404,7 @@ def batch_status(out: str) -> int:
     return show_status(out)
 
 
-@batch.command("results")
+@batch.command("results", short_help="Print the outcomes of a batch.")
 @OUT
 @click.option(
     "--format",

@@ -72,7 +72,7 @@ class Stage:
     def tell(self, who: str, what: str) -> None:
         """Show an action and who performs it."""
         self.end_line()
-        self.console.print(Text.assemble((f"   {who:<9} ", "dim"), printable(what)), soft_wrap=True)
+        self.console.print_after(Text(f"   {who:<9} ", "dim"), Text(printable(what)))
 
     def stream(self, piece: str) -> None:
         """Show a delta of the agent's message."""
@@ -96,10 +96,10 @@ class Stage:
         """
         self.end_line()
         if not holds:
-            self.console.print(Text.assemble(("   ✗ ", "bold red"), promise), soft_wrap=True)
+            self.console.print_after(Text("   ✗ ", "bold red"), Text(promise))
             raise StepFailed(f"the check failed: {promise}")
         took = "" if seconds is None else f" {duration(seconds)}"
-        self.console.print(Text.assemble(("   ✓ ", "green"), promise, (took, "dim")), soft_wrap=True)
+        self.console.print_after(Text("   ✓ ", "green"), Text.assemble(promise, (took, "dim")))
 
 
 async def show(*, codex_bin: str | None, start_timeout: float) -> int:

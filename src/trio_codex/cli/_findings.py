@@ -114,8 +114,7 @@ def print_table(examination: Examination) -> None:
     for finding in examination.findings:
         mark, style = MARKS[finding.status]
         value = (finding.value, "dim" if finding.status == "skipped" else "")
-        # Leave wrapping to the terminal, so that paths can be copied from it.
-        line = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"), value)
-        console.print(line, soft_wrap=True)
+        start = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"))
+        console.print_after(start, Text(*value))
         if finding.hint:
-            console.print(Text.assemble((f"  {'':<{width}}→ ", style), finding.hint), soft_wrap=True)
+            console.print_after(Text(f"  {'':<{width}}→ ", style), Text(finding.hint))

@@ -57,11 +57,9 @@ def command_question(request: CommandRequest) -> Iterator[Text]:
     if request.cwd:
         yield field("in", request.cwd)
     if request.reason:
-        yield field("because", one_line(request.reason, PROSE_LIMIT))
+        yield field("reason:", one_line(request.reason, PROSE_LIMIT))
     if request.proposed_exec_policy:
-        yield field(
-            "[a] permanently allows commands that begin with", shlex.join(request.proposed_exec_policy)
-        )
+        yield field("[a] always allow commands starting with", shlex.join(request.proposed_exec_policy))
 
 
 def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]:
@@ -78,7 +76,7 @@ def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]
     if request.grant_root:
         yield field("also allows writing, for the session, below", request.grant_root)
     if request.reason:
-        yield field("because", one_line(request.reason, PROSE_LIMIT))
+        yield field("reason:", one_line(request.reason, PROSE_LIMIT))
 
 
 def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
@@ -87,7 +85,7 @@ def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
     for line in wanted(request):
         yield _bold(line)
     if request.reason:
-        yield field("because", one_line(request.reason, PROSE_LIMIT))
+        yield field("reason:", one_line(request.reason, PROSE_LIMIT))
 
 
 def wanted(request: PermissionsRequest) -> Iterator[str]:

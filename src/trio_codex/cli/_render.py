@@ -49,6 +49,22 @@ class OutputConsole(Console):
         """Reraise the exception; rich calls this in its handler."""
         raise
 
+    def print_after(self, start: Text, text: Text) -> None:
+        """Print ``text`` after ``start``. On a terminal it is wrapped between words, and indented to match.
+
+        A word that is longer than a line is left to the terminal to wrap, so that a path can be copied from there.
+        """
+        indent = Text(" " * start.cell_len)
+        first, *rest = text.split(" ", allow_blank=True)
+        line = start + first
+        for word in rest:
+            if not self.is_terminal or line.cell_len + 1 + word.cell_len <= self.width:
+                line = line + " " + word
+            else:
+                self.print(line, soft_wrap=True)
+                line = indent + word
+        self.print(line, soft_wrap=True)
+
 
 class Screen:
     """Stdout for the answer and stderr for everything else; both may be the same terminal.

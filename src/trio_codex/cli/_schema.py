@@ -105,41 +105,41 @@ def _write_json(binary: Binary, version: str | None, differences: Sequence[Diffe
 
 def _write_lists(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:
     console = OutputConsole(highlight=False, markup=False, emoji=False)
-    console.print(
+    console.print_after(
+        Text(),
         Text.assemble(
             ("trio-codex doctor --schema", "bold"),
             f" {__version__}: {binary.path} ({version or 'of unknown version'}) against {BUILT_IN}",
         ),
-        soft_wrap=True,
     )
     if not differences:
         console.print(Text.assemble(("✓ ", "green"), "the protocol is the same"))
         return
     matter = [difference for difference in differences if difference.matters]
     harmless = [difference for difference in differences if not difference.matters]
-    for title, mark, style, chosen in (
-        ("matter", "✗ ", "bold red", matter),
-        ("do not matter", "· ", "dim", harmless),
+    for one, several, mark, style, chosen in (
+        ("matters", "matter", "✗ ", "bold red", matter),
+        ("does not matter", "do not matter", "· ", "dim", harmless),
     ):
         if not chosen:
             continue
-        console.print(
-            Text.assemble((mark, style), f"{len(chosen)} {title}: {_counts(chosen)}"), soft_wrap=True
+        console.print_after(
+            Text(mark, style),
+            Text(f"{len(chosen)} {one if len(chosen) == 1 else several}: {_counts(chosen)}"),
         )
         for difference in chosen:
             sign, color = SIGNS[difference.change]
             detail = (f" ({printable(difference.detail)})" if difference.detail else "", "dim")
-            console.print(
-                Text.assemble(
-                    (f"    {sign} ", color), f"{difference.kind} {printable(difference.name)}", detail
-                ),
-                soft_wrap=True,
+            console.print_after(
+                Text(f"    {sign} ", color),
+                Text.assemble(f"{difference.kind} {printable(difference.name)}", detail),
             )
 
 
 def _counts(differences: Sequence[Difference]) -> str:
     """Count the differences of each kind. They are sorted by kind and change."""
-    return ", ".join(
-        f"{len([*group])} {kind if kind != 'member' else 'union member'} {change}"
-        for (kind, change), group in groupby(differences, key=lambda each: (each.kind, each.change))
-    )
+    counts: list[str] = []
+    for (kind, change), group in groupby(differences, key=lambda each: (each.kind, each.change)):
+        count, name = len([*group]), "union member" if kind == "member" else kind
+        counts.append(f"{count} {name if count == 1 else f'{name}s'} {change}")
+    return ", ".join(counts)

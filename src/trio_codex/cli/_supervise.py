@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from trio_codex import Attachment, CodexConfig, open_supervisor
 from trio_codex._core.user_code import import_function
 from trio_codex.cli._attach import Attachment as Attaching
-from trio_codex.cli._render import Screen
+from trio_codex.cli._render import OutputConsole, Screen
 from trio_codex.cli._text import CommandFailed, printable
 from trio_codex.instruments import Systemd
 from trio_codex.supervision import read_journal
@@ -79,23 +82,28 @@ async def _drain_on_sigterm(supervisor: Supervisor, scope: trio.CancelScope) -> 
 
 async def _show_status(supervisor: Supervisor) -> None:
     """Keep a status line on a terminal; elsewhere, print one whenever the generation changes."""
-    on_terminal, shown = sys.stderr.isatty(), None
-    try:
+    console = OutputConsole(stderr=True, highlight=False, markup=False, emoji=False)
+    shown = None
+    with ExitStack() as stack:
+        live = None
+        if console.is_terminal:
+            # What the program prints goes above the status line.
+            live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+            stack.enter_context(live)
         while True:
             status = supervisor.status()
-            known = status if on_terminal else (status.generation, status.state)
+            known = status if live else (status.generation, status.state)
             if known != shown:
                 shown = known
                 line = (
                     f"{status.state}: generation {status.generation}, restarts: {status.restarts},"
                     f" threads: {len(status.threads)}, open turns: {len(status.turns)}, tokens: {status.tokens:,}"
                 )
-                sys.stderr.write(f"\r\x1b[K{line}" if on_terminal else f"{line}\n")
-                sys.stderr.flush()
+                if live is None:
+                    console.print(line, soft_wrap=True)
+                else:
+                    live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
             await trio.sleep(STATUS_SECONDS)
-    finally:
-        if on_terminal:
-            sys.stderr.write("\n")
 
 
 async def show_journal(path: str) -> int:

@@ -69,7 +69,7 @@ class MockModel(Script):
         A checkpoint.
 
         Raises:
-            ImportError: hypercorn is not installed.
+            ModuleNotFoundError: hypercorn is not installed.
             OSError: No port is available to listen on.
             RuntimeError: It was entered before.
         """

@@ -72,7 +72,7 @@ async def offline_codex(
 
     Raises:
         StartError: The server failed to start.
-        ImportError: hypercorn is not installed.
+        ModuleNotFoundError: hypercorn is not installed.
         TypeError: The server's configuration holds a value that TOML cannot represent, or an entry of ``tools`` is
             not a tool.
         ValueError: ``server_config`` is not TOML, or two tools have the same name.

@@ -41,7 +41,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
     unchanged. An exception from ``app`` cancels the body and also propagates unchanged, unless the body raises one.
 
     Raises:
-        ImportError: hypercorn is not installed.
+        ModuleNotFoundError: hypercorn is not installed.
         OSError: No port is available to listen on.
         RuntimeError: The HTTP server failed, which cancelled the body.
     """
@@ -105,9 +105,11 @@ def _configure(listener: socket.socket) -> Config:
     """Configure hypercorn to log nothing and to accept on our socket."""
     try:
         from hypercorn.config import Config, Sockets
-    except ImportError as error:
-        raise ImportError(
-            "MockModel needs hypercorn, which the testing extra installs; in the checkout of trio-codex: pip install '.[testing]'"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "MockModel needs hypercorn, which the testing extra installs; in the checkout of trio-codex: "
+            "pip install '.[testing]'",
+            name=error.name,
         ) from error
 
     class LoopbackConfig(Config):
