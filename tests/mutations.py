@@ -577,6 +577,11 @@ MUTATIONS = [
         "tests/supervision/test_real_recovery.py::test_a_thread_that_crashes_the_server_runs_alone_and_is_quarantined_and_others_continue",
     ),
     Mutation(
+        "G23", "a turn whose scope a death ended counts as left by the program",
+        "supervision._scope:with_task", statement("leave", becomes="leave(body_error)"),
+        "tests/supervision/test_kills.py::test_a_turn_whose_scope_a_death_ends_is_not_taken_for_one_that_the_program_has_left",
+    ),
+    Mutation(
         "G23", "a turn whose message may have reached the model is kept",
         "supervision._history:take_back_tail", drop("revert"),
         "tests/supervision/test_kills.py::test_the_model_receives_a_prompt_once_wherever_the_server_dies",

@@ -217,6 +217,38 @@ async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrup
     kills.assert_at_most_once("one", "two")
 
 
+async def test_a_turn_whose_scope_a_death_ends_is_not_taken_for_one_that_the_program_has_left(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for _ in range(2):
+            with pytest.raises(errors.TurnInterrupted):
+                async with thread.turn("one", key="1", on_interrupted="raise") as turn:
+                    await trio.sleep(0.5)
+                    (await supervisor.ready()).give_up("lost for the test")
+                    await turn.wait()
+            assert await thread.fate("1") == "running"
+        result = await thread.run("one", key="1")
+        assert (result.status, len(result.parts)) == ("completed", 2)
+    kills.assert_at_most_once("one")
+
+
+async def test_a_turn_whose_supervisor_gives_up_continues_in_the_next_program(autojump_clock, tmp_path):
+    kills, journal = Kills(), tmp_path / "journal.db"
+    with pytest.raises(errors.RestartLimitExceeded):
+        async with (
+            kills.supervisor(journal=journal, restart=Restart(max_restarts=0)) as supervisor,
+            supervisor.thread("a") as thread,
+            thread.turn("one", key="1") as turn,
+        ):
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("lost for the test")
+            await turn.wait()
+    async with kills.supervisor(journal=journal) as supervisor, supervisor.thread("a") as thread:
+        result = await thread.run("one", key="1")
+        assert (result.status, len(result.parts)) == ("completed", 2)
+    kills.assert_at_most_once("one")
+
+
 @pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
 async def test_a_turn_interrupted_by_the_end_of_its_supervisor_continues_in_the_next_one(
     error, autojump_clock, tmp_path

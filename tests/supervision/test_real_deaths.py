@@ -179,6 +179,6 @@ async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
             supervisor.thread("a") as thread,
         ):
             result = await thread.run("do step-0", key="step-0")
-        assert result.final_response == "it continues"
+        assert result.final_response == "it goes on"
         assert result.parts == ()
         assert len(on.model.requests) == 1

@@ -22,7 +22,7 @@ async def with_task(
 
     Args:
         work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
-        leave: Called when the body has ended, with its exception or ``None``.
+        leave: Called when the body has ended, with its exception, that of the task if that ended the body, or ``None``.
     """
     shield = trio.CancelScope(shield=True)
     body = trio.CancelScope()
@@ -52,7 +52,8 @@ async def with_task(
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below
                 body_error = exc
-            leave(body_error)
+            # A body that was cancelled because the task failed has raised nothing, but has not returned either.
+            leave(body_error or next(iter(others), None))
             shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
         others += _leaves(exc)
