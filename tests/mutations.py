@@ -568,7 +568,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G22", "a drain admits turns",
-        "supervision._turnstile:Turnstile.turn", never("drains"),
+        "supervision._turnstile:Turnstile.enter", never("drains"),
         "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_ones",
     ),
     Mutation(

@@ -1118,6 +1118,14 @@ class Turn(Generic[OutputT_co]):
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
         """
+    def wait_stored(self) -> bool:
+        """Wait until the server has stored the input, so that the history has it even if the server is killed.
+
+        The first completed item of the turn, or its first report of usage, proves that.
+
+        Returns:
+            ``False`` if the turn ended or was lost without such a proof.
+        """
     def wait_ended(self) -> None:
         """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
@@ -13,21 +13,13 @@ from trio_codex.supervision._history import combined
 from trio_codex.supervision._spending import Spent, ToolCalls, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
 
-    from trio_codex import Budget, Event, Subscription, Thread, Turn, TurnInput
+    from trio_codex import Budget, Thread, Turn, TurnInput
     from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._prompt import Prompt
     from trio_codex.supervision._rule import Rule, Send
     from trio_codex.supervision._turn import SupervisedTurn
-
-FIRST_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
-"""Events that prove that the server has stored a message. The start of its item is no proof: in 1 of 25 kills then,
-it was not stored."""
-
-END: Final = "turn/completed"
-
-SIGNS: Final = (*FIRST_SIGNS, END)
 
 
 @attrs.define(eq=False)
@@ -98,28 +90,28 @@ class Attempt:
         Args:
             view: The turn that the program iterates over, if it does.
         """
-        prompt, opened, thread = self._prompt, self._opened, self._opened.thread
+        prompt, opened, thread, journal = self._prompt, self._opened, self._opened.thread, self._journal
         if self._send.value is not None:
             self._check_budgets()
-            attempt = self._send.attempt
-            self._journal.sending(self._name, prompt.key, prompt.digest, attempt, opened.newest)
+            journal.sending(self._name, prompt.key, prompt.digest, self._send.attempt, opened.newest)
         started, tokens = trio.current_time(), tokens_of(thread.usage)
+        items = (item for part in self._send.parts for item in part.items)
+        keys = policies.tool_call_keys.set(ToolCalls(f"{thread.id} {prompt.key}", items).key)
         try:
-            with self._context():
-                async with AsyncExitStack() as early:
-                    events = await early.enter_async_context(thread.events(*SIGNS))
-                    async with self._scope() as self._turn:
-                        if view is not None:
-                            view.begin(self._turn)
-                        if self._send.value is not None:
-                            await self._first_sign(events, self._turn)
-                        await early.aclose()
-                        if view is None:
-                            return self._settle(await self._turn.wait())
-                        await self._turn.wait_ended()
-                        result = self._settle(self._turn.result)
-                        await view.wait_read(result)
-                        return result
+            # Its callbacks may start turns of other threads.
+            with self._generations.nesting():
+                async with self._scope() as self._turn:
+                    if view is not None:
+                        view.begin(self._turn)
+                    if self._send.value is not None and await self._turn.wait_stored():
+                        self._is_running = True
+                        journal.running(self._name, prompt.key, self._turn.id)
+                    if view is None:
+                        return self._settle(await self._turn.wait())
+                    await self._turn.wait_ended()
+                    result = self._settle(self._turn.result)
+                    await view.wait_read(result)
+                    return result
         except BaseException as exc:
             if not is_loss(exc):
                 self._note_left(view)
@@ -127,21 +119,10 @@ class Attempt:
                 view.lose(opened.life.number)
             raise
         finally:
+            policies.tool_call_keys.reset(keys)
             # The history was read before or during the turn.
             opened.rule.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
-
-    @contextmanager
-    def _context(self) -> Generator[None]:
-        """Allow callbacks of the turn started in the body to start turns, and number its tool calls."""
-        items = [item for part in self._send.parts for item in part.items]
-        calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
-        token = policies.tool_call_keys.set(calls.key)
-        try:
-            with self._generations.nesting():
-                yield
-        finally:
-            policies.tool_call_keys.reset(token)
 
     def _scope(self) -> AbstractAsyncContextManager[Turn[Any]]:
         """Start the turn of the message, or rejoin it. Leaving the scope ends it, unless the connection was lost."""
@@ -171,15 +152,6 @@ class Attempt:
                         async with thread.rejoin(end=True):
                             await trio.lowlevel.checkpoint()
                 raise
-
-    async def _first_sign(self, events: Subscription[Event], turn: Turn[Any]) -> None:
-        """Wait until the server has started to work on the message, or the turn has ended, and record that."""
-        async for event in events:
-            if event.turn_id == turn.id:
-                self._is_running = event.method != END
-                if self._is_running:
-                    self._journal.running(self._name, self._prompt.key, turn.id)
-                return
 
     def _settle(self, result: TurnResult[Any]) -> TurnResult[Any]:
         """Record the end of the turn, and return the result of the prompt.

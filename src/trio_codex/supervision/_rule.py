@@ -51,11 +51,17 @@ class Rule:
         self._journal = generations.journal
         self._name = name
         self._thread = thread
-        self._history = History(thread)
+        self._history: History | None = None
 
     def forget_history(self) -> None:
-        """Discard the cached history, because a turn is about to start."""
-        self._history = History(self._thread)
+        """Discard the cached history, because a turn was started."""
+        self._history = None
+
+    @property
+    def _turns(self) -> History:
+        if self._history is None:
+            self._history = History(self._thread)
+        return self._history
 
     async def decide(self, prompt: Prompt, row: KeyRow) -> Send | TurnResult[Any]:
         """Return the message to send for a recorded prompt, or its result if nothing has to be sent.
@@ -110,10 +116,10 @@ class Rule:
         )
 
     async def _find(self, row: KeyRow, message: str) -> Found | None:
-        return await self._history.find(message, row.turn, row.anchor if row.state == "sending" else None)
+        return await self._turns.find(message, row.turn, row.anchor if row.state == "sending" else None)
 
     async def _part(self, row: KeyRow, message: str) -> TurnResult[Any]:
-        found = await self._history.find(message, None)
+        found = await self._turns.find(message, None)
         if found is None:
             raise self._lost(row, "one of its turns is missing")
         return await self._read(found)
@@ -129,7 +135,7 @@ class Rule:
             HistoryLost: There is a turn without items that belongs to no other key.
         """
         others = {each.turn for each in self._journal.keys(self._name)}
-        for found in await self._history.newer_than(row.anchor):
+        for found in await self._turns.newer_than(row.anchor):
             if found.is_empty and found.turn.id not in others:
                 problem = f"turn {found.turn.id} is {found.turn.status}, and its items are missing"
                 raise self._lost(row, problem)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import trio
@@ -338,18 +332,22 @@ class SupervisedThread:
         """
         generations = self._generations
         while True:
-            async with generations.admission(self.name) if admitted else nullcontext():
+            if admitted:
+                await generations.admit(self.name)
+            life = None
+            try:
                 life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
-                try:
-                    return await work(self._opened_in(life) or await self._open_in(life))
-                except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
-                    if not is_loss(exc):
-                        raise
-                    await life.over.wait()
-                finally:
-                    if not life.over.is_set():
-                        life.busy.remove(self.name)
+                return await work(self._opened_in(life) or await self._open_in(life))
+            except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
+                if life is None or not is_loss(exc):
+                    raise
+                await life.over.wait()
+            finally:
+                if life is not None and not life.over.is_set():
+                    life.busy.remove(self.name)
+                if admitted:
+                    generations.turnstile.leave(self.name)
 
     def _opened_in(self, life: Life) -> Opened | None:
         """Return the thread of a generation if it is already open."""
