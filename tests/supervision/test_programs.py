@@ -214,7 +214,7 @@ async def kill_program(supervisor, scope, seconds):
 
 
 def write_nothing_more(supervisor):
-    database = supervisor._generations.journal._db
+    database = supervisor._generations.journal
     database._late.clear()
     database.write = database.write_late = lambda *_: None
     database.commit = lambda: None

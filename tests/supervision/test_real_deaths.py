@@ -63,7 +63,7 @@ async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(broken
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
-    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
+    monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", nothing_is_hidden)
     for seed in range(12):
         async with stage(300) as on:
             async with on.supervisor() as supervisor, trio.open_nursery() as nursery:

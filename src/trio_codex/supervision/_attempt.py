@@ -5,41 +5,20 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors, policies, tools
 from trio_codex.supervision._history import combined
+from trio_codex.supervision._prompt import message_of
 from trio_codex.supervision._spending import Spent, ToolCalls, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from trio_codex import Budget, Thread, Turn, TurnInput
-    from trio_codex.supervision._generations import Generations, Life
+    from trio_codex import Turn, TurnInput
     from trio_codex.supervision._prompt import Prompt
-    from trio_codex.supervision._rule import Rule, Send
+    from trio_codex.supervision._rule import OpenThread, Send
     from trio_codex.supervision._turn import SupervisedTurn
-
-
-@attrs.define(eq=False)
-class Opened:
-    """The thread in one generation.
-
-    Attributes:
-        life: The generation.
-        thread: Its handle.
-        rule: The rule, applied to it.
-        newest: The id of its newest turn; ``None`` if there is none.
-        is_settled: Whether all turns started with this handle are known to have ended. Otherwise the thread is opened
-            again before anything else is sent.
-    """
-
-    life: Life
-    thread: Thread
-    rule: Rule
-    newest: str | None
-    is_settled: bool = True
 
 
 class Retired(Exception):
@@ -57,27 +36,15 @@ class Attempt:
     """One message of a prompt, sent in one generation, or rejoined there.
 
     Args:
-        generations: The generations of the supervisor.
-        name: The name of the thread.
-        budget: The budget of the thread.
         opened: The thread.
         prompt: The prompt.
         send: The message.
     """
 
-    def __init__(
-        self,
-        generations: Generations,
-        name: str,
-        budget: Budget | None,
-        opened: Opened,
-        prompt: Prompt,
-        send: Send,
-    ) -> None:
-        self._generations = generations
-        self._journal = generations.journal
-        self._name = name
-        self._budget = budget
+    def __init__(self, opened: OpenThread, prompt: Prompt, send: Send) -> None:
+        self._generations = opened.generations
+        self._journal = opened.generations.journal
+        self._name = opened.name
         self._opened = opened
         self._prompt = prompt
         self._send = send
@@ -121,7 +88,7 @@ class Attempt:
         finally:
             policies.tool_call_keys.reset(keys)
             # The history was read before or during the turn.
-            opened.rule.forget_history()
+            opened.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
 
     def _scope(self) -> AbstractAsyncContextManager[Turn[Any]]:
@@ -132,7 +99,7 @@ class Attempt:
         options: Any = {
             **prompt.options,
             "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
-            "client_user_message_id": prompt.message(self._send.attempt),
+            "client_user_message_id": message_of(prompt.key, self._send.attempt),
         }
         if not self._opened.life.codex.owned:
             return self._shared_scope(value, options)
@@ -206,8 +173,8 @@ class Attempt:
             BudgetExceeded: A budget is exhausted, counting all generations and programs.
         """
         self._generations.rest_of_budget()
-        if self._budget is not None:
-            self._journal.spent(self._name).rest_of(self._budget, "thread")
+        if self._opened.budget is not None:
+            self._journal.spent(self._name).rest_of(self._opened.budget, "thread")
         self._prompt.spent.rest_of(self._prompt.options.get("budget"), "turn")
 
     def _charge(self, used: Spent) -> None:
