@@ -92,6 +92,20 @@ def test_a_late_write_is_visible_immediately_committed_with_the_next_write_and_l
     reader.close()
 
 
+def test_a_prompt_is_found_after_its_thread_was_asked_for_it_in_vain(path, journal):
+    journal.started("a", "thread-1", None, None)
+    assert journal.key("a", "k") is None
+    journal.sending("a", "k", "d", 1, None)
+    assert journal.key("a", "k").state == "sending"
+    assert journal.key("b", "k") is None
+    journal.close_thread("a")
+    assert journal.key("a", "k").state == "sending"
+    journal.close()
+    again = Journal(path)
+    assert again.key("a", "k").state == "sending"
+    again.close()
+
+
 def test_a_failing_late_write_leaves_the_journal_usable(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)

@@ -107,9 +107,25 @@ class Journal(Database):
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
-        super().__init__(path, FORMAT, writes=writes)
         self.is_durable: bool = path is not None
         self._accepted: set[str] = set()
+        # The keys of each thread that was asked for one, so that a new prompt costs no query.
+        self._keys: dict[str, set[str]] = {}
+        # What the latest turn of a thread used, until the next statement that changes its row.
+        self._used: dict[str, tuple[int, int, float]] = {}
+        super().__init__(path, FORMAT, writes=writes)
+
+    def close_thread(self, name: str) -> None:
+        """Forget what is kept in memory for the prompts of a thread."""
+        self._keys.pop(name, None)
+
+    def _catch_up(self) -> None:
+        for name in tuple(self._used):
+            self.write_late(
+                "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+                *self._used.pop(name), name,
+            )  # fmt: skip
+        super()._catch_up()
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -149,7 +165,7 @@ class Journal(Database):
         self.write("update threads set deaths=? where name=?", deaths, name)
 
     def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
-        """Record the usage of a turn, with the next commit.
+        """Record the usage of a turn, in the statement of the next prompt or with the next commit.
 
         Args:
             name: The name of the thread.
@@ -158,15 +174,18 @@ class Journal(Database):
             total: The tokens of the whole thread as counted by the server; 0 if not reported. They include turns that
                 a death of the program interrupted.
         """
-        self.write_late(
-            "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
-            tokens, total, seconds, name,
-        )  # fmt: skip
+        if name in self._used:
+            self._catch_up()
+        self._used[name] = tokens, total, seconds
 
     # -- keys --------------------------------------------------------------------------------------------------
 
     def key(self, name: str, key: str) -> KeyRow | None:
         """Return the row of a prompt."""
+        if name not in self._keys:
+            self._keys[name] = {key for (key,) in self.rows("select key from keys where name=?", name)}
+        if key not in self._keys[name]:
+            return None
         rows = self.rows("select * from keys where name=? and key=?", name, key)
         return KeyRow(*rows[0]) if rows else None
 
@@ -176,13 +195,18 @@ class Journal(Database):
 
     def sending(self, name: str, key: str, digest: str, attempt: int, anchor: str | None) -> None:
         """Record that a message is about to be sent."""
+        if name in self._keys:
+            self._keys[name].add(key)
         self.write_late(
             "insert into keys(name, key, digest, attempt, state, anchor) values(?, ?, ?, ?, 'sending', ?)"
             " on conflict(name, key) do update set attempt=excluded.attempt, state='sending',"
             " anchor=excluded.anchor, turn=null, status=null, by_us=0",
             name, key, digest, attempt, anchor,
         )  # fmt: skip
-        self.write("update threads set anchor=?, turns=turns+1 where name=?", anchor, name)
+        self.write(
+            "update threads set anchor=?, turns=turns+1, tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+            anchor, *self._used.pop(name, (0, 0, 0.0)), name,
+        )  # fmt: skip
 
     def running(self, name: str, key: str, turn: str) -> None:
         """Record that the server is working on a message."""

@@ -122,6 +122,7 @@ class SupervisedThread:
         self._is_open = False
         self._used, self._opened = self.usage, None
         self._generations.open_threads.discard(self.name)
+        self._journal.close_thread(self.name)
 
     # -- prompts -----------------------------------------------------------------------------------------------
 
