@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors
-from trio_codex.supervision._attempt import Attempt, Retired, is_loss
+from trio_codex.supervision._attempt import Attempt, is_loss
 from trio_codex.supervision._fence import open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
 from trio_codex.supervision._rule import OpenThread, Send
@@ -342,7 +342,7 @@ class SupervisedThread:
                 life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
                 return await work(self._opened_in(life) or await self._open_in(life))
-            except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
+            except Exception as exc:
                 if life is None or not is_loss(exc):
                     raise
                 await life.over.wait()
