@@ -39,8 +39,8 @@ PAST_TURNS_KEPT: Final = 16
 """Number of ended turns whose ids a thread remembers, so that a late event is not attributed to a starting turn."""
 
 STORED_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
-"""Events that prove that the server has stored the input of a turn. The start of the input's item does not: killed right
-then, the server had not stored it in 1 of 25 cases (completed: in none)."""
+"""Events that prove that the server has stored the input of a turn. The start of its item is no proof: in 1 of 25 kills
+then, it was not stored."""
 
 
 class TurnSequence(Protocol):
