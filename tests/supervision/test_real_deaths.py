@@ -8,7 +8,7 @@ import trio
 from supervised import AT_ONCE, Program, keep_killing, stage
 
 from shared_server import shared_server
-from trio_codex import Attachment, Thread, attach_codex, open_supervisor, policies
+from trio_codex import Attachment, Thread, attach_codex, errors, open_supervisor, policies
 from trio_codex.testing import Command
 
 
@@ -179,6 +179,35 @@ async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
             supervisor.thread("a") as thread,
         ):
             result = await thread.run("do step-0", key="step-0")
-        assert result.final_response == "it continues"
+        assert result.final_response == "it goes on"
         assert result.parts == ()
+        assert len(on.model.requests) == 1
+
+
+async def test_a_turn_that_is_missed_while_it_is_rejoined_is_looked_for_again(monkeypatch):
+    rejoin, calls = Thread.rejoin, []
+
+    def missed_once(self, **options):
+        calls.append(options)
+        if len(calls) == 1:
+            raise errors.NoTurnRuns(self.id)
+        return rejoin(self, **options)
+
+    monkeypatch.setattr(Thread, "rejoin", missed_once)
+    async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
+        on.model.say("it ", "goes ", "on", delay=0.7)
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            supervisor.thread("a") as thread,
+            trio.open_nursery() as nursery,
+        ):
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                (await supervisor.ready()).give_up("lost for the test")
+
+            result = await thread.run("go on", key="1")
+        assert result.final_response == "it goes on"
+        assert len(calls) == 2
         assert len(on.model.requests) == 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
 
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, is_loss
-from trio_codex.supervision._fence import open_thread
+from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
 from trio_codex.supervision._rule import OpenThread, Send
 from trio_codex.supervision._scope import with_task
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trio_codex.supervision._prompt import OnInterrupted
 
 T = TypeVar("T")
+
+MOST_MISSED: Final = 20
+"""How often to look again for a turn that the history lists as running, and that cannot be rejoined."""
 
 
 class SupervisedThread:
@@ -334,6 +337,7 @@ class SupervisedThread:
             admitted: Whether it has an open turn.
         """
         generations = self._generations
+        missed = 0
         while True:
             if admitted:
                 await generations.admit(self.name)
@@ -342,6 +346,12 @@ class SupervisedThread:
                 life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
                 return await work(self._opened_in(life) or await self._open_in(life))
+            except errors.NoTurnRuns:
+                # The history lists a turn as running that began or ended while the thread was opened. Open it again.
+                missed += 1
+                if missed > MOST_MISSED:
+                    raise
+                await trio.sleep(RETRY_SECONDS)
             except Exception as exc:
                 if life is None or not is_loss(exc):
                     raise
