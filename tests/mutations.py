@@ -568,7 +568,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G22", "a drain admits turns",
-        "supervision._turnstile:Turnstile.turn", never("drains"),
+        "supervision._turnstile:Turnstile.enter", never("drains"),
         "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_ones",
     ),
     Mutation(
@@ -593,7 +593,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G23", "a prompt that ran is sent again if the history lacks it",
-        "supervision._rule:Rule._without_turn", always("sending"),
+        "supervision._rule:OpenThread._without_turn", always("sending"),
         "tests/supervision/test_real_kills.py::test_a_rollout_without_its_last_lines_gives_a_correct_answer_or_an_error",
     ),
     Mutation(
@@ -603,7 +603,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
-        "supervision._rule:Rule.decide", never("digest"),
+        "supervision._rule:OpenThread.decide", never("digest"),
         "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
     ),
     Mutation(

@@ -92,10 +92,24 @@ def test_a_late_write_is_visible_immediately_committed_with_the_next_write_and_l
     reader.close()
 
 
+def test_a_prompt_is_found_after_its_thread_was_asked_for_it_in_vain(path, journal):
+    journal.started("a", "thread-1", None, None)
+    assert journal.key("a", "k") is None
+    journal.sending("a", "k", "d", 1, None)
+    assert journal.key("a", "k").state == "sending"
+    assert journal.key("b", "k") is None
+    journal.close_thread("a")
+    assert journal.key("a", "k").state == "sending"
+    journal.close()
+    again = Journal(path)
+    assert again.key("a", "k").state == "sending"
+    again.close()
+
+
 def test_a_failing_late_write_leaves_the_journal_usable(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
-    journal._db.write_late("insert into keys values(1)")
+    journal.write_late("insert into keys values(1)")
     with pytest.raises(errors.JournalError, match="cannot be written"):
         journal.sending("a", "k2", "d", 1, None)
     assert journal.key("a", "k2") is None
@@ -212,7 +226,7 @@ def test_a_process_may_have_any_name():
 
 def test_a_full_disk_is_reported_and_old_content_is_kept(path, journal):
     journal.started("a", "thread-1", None, None)
-    journal._db.write("pragma max_page_count=1")
+    journal.write("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:
         for number in range(1000):
             journal.sending("a", f"key-{number}" + "x" * 100, "d" * 64, 1, None)

@@ -140,7 +140,7 @@ async def test_without_removing_the_tail_the_model_receives_a_prompt_twice(
     async def nothing_is_hidden(self, row):
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
+    monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", nothing_is_hidden)
     with pytest.raises(AssertionError, match="write the message of the user"):
         await sweep_kills(scenario)
 
@@ -152,10 +152,10 @@ async def test_without_the_anchor_the_model_receives_a_prompt_twice_if_another_k
 
     async def take_back_now(self, row):
         with suppress(errors.InvalidRequestError):  # nothing of the thread is stored yet
-            await _history.take_back_tail(self._thread, None)
+            await _history.take_back_tail(self.thread, None)
 
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
-    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", take_back_now)
+    monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", take_back_now)
     await sweep_kills(steps)
     with pytest.raises(AssertionError, match="write the message of the user"):
         await sweep_kills(another_key_in_between)
@@ -302,7 +302,7 @@ async def test_the_fates_of_several_keys_are_read_with_one_request(autojump_cloc
         for number in range(50):
             await thread.run(f"text {number}", key=str(number))
         # Simulate that the program was killed before it recorded their end.
-        thread._journal._db.write("update keys set state='running', status=null")
+        thread._journal.write("update keys set state='running', status=null")
         fates = []
 
         async def ask(key):

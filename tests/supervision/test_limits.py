@@ -85,9 +85,10 @@ def test_reconnecting_is_limited_by_time_not_by_count():
 
 
 async def inside(turnstile, name, log, wait, **options):
-    async with turnstile.turn(name, nested=False) if not options else turnstile.lone_turn(name):
-        log.append(name)
-        await wait.wait()
+    await turnstile.enter(name, **options)
+    log.append(name)
+    await wait.wait()
+    turnstile.leave(name)
     log.append(f"-{name}")
 
 
@@ -97,7 +98,7 @@ async def test_an_exclusive_turn_waits_for_open_turns_and_holds_back_later_ones(
         nursery.start_soon(inside, turnstile, "a", log, end)
         await trio.sleep(1)
         alone = trio.Event()
-        nursery.start_soon(lambda: inside(turnstile, "b", log, alone, lone=True))
+        nursery.start_soon(lambda: inside(turnstile, "b", log, alone, alone=True))
         await trio.sleep(1)
         nursery.start_soon(inside, turnstile, "c", log, end)
         await trio.sleep(1)
@@ -115,11 +116,12 @@ async def test_two_exclusive_turns_are_never_open_at_the_same_time(autojump_cloc
     turnstile, open_now = Turnstile(), []
 
     async def lone(name):
-        async with turnstile.lone_turn(name):
-            open_now.append(name)
-            await trio.sleep(1)
-            assert open_now == [name]
-            open_now.remove(name)
+        await turnstile.enter(name, alone=True)
+        open_now.append(name)
+        await trio.sleep(1)
+        assert open_now == [name]
+        open_now.remove(name)
+        turnstile.leave(name)
 
     async with trio.open_nursery() as nursery:
         for name in "abc":
@@ -135,16 +137,18 @@ async def test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_
         @nursery.start_soon
         async def _():
             await trio.sleep(2)
-            async with turnstile.turn("inner", nested=True):
-                nested.set()
+            await turnstile.enter("inner", nested=True)
+            nested.set()
+            turnstile.leave("inner")
 
         started = trio.current_time()
-        async with turnstile.drain(60):
-            assert nested.is_set()
-            assert trio.current_time() == started + 60
-            nursery.start_soon(inside, turnstile, "b", log, never)
-            await trio.sleep(10)
-            assert log == ["a"]
+        await turnstile.close(60)
+        assert nested.is_set()
+        assert trio.current_time() == started + 60
+        nursery.start_soon(inside, turnstile, "b", log, never)
+        await trio.sleep(10)
+        assert log == ["a"]
+        turnstile.reopen()
         await trio.sleep(1)
         assert log == ["a", "b"]
         never.set()

@@ -214,10 +214,11 @@ async def kill_program(supervisor, scope, seconds):
 
 
 def write_nothing_more(supervisor):
-    database = supervisor._generations.journal._db
-    database._late.clear()
-    database.write = database.write_late = lambda *_: None
-    database.commit = lambda: None
+    journal = supervisor._generations.journal
+    journal._late.clear()
+    journal._used.clear()
+    journal.write = journal.write_late = lambda *_: None
+    journal.commit = lambda: None
 
 
 def check_restarts(supervisor, most):

@@ -8,7 +8,7 @@ import trio
 from supervised import AT_ONCE, Program, keep_killing, stage
 
 from shared_server import shared_server
-from trio_codex import Attachment, Thread, attach_codex, open_supervisor, policies
+from trio_codex import Attachment, Thread, attach_codex, errors, open_supervisor, policies
 from trio_codex.testing import Command
 
 
@@ -63,7 +63,7 @@ async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(broken
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
-    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
+    monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", nothing_is_hidden)
     for seed in range(12):
         async with stage(300) as on:
             async with on.supervisor() as supervisor, trio.open_nursery() as nursery:
@@ -181,4 +181,33 @@ async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
             result = await thread.run("do step-0", key="step-0")
         assert result.final_response == "it goes on"
         assert result.parts == ()
+        assert len(on.model.requests) == 1
+
+
+async def test_a_turn_that_is_missed_while_it_is_rejoined_is_looked_for_again(monkeypatch):
+    rejoin, calls = Thread.rejoin, []
+
+    def missed_once(self, **options):
+        calls.append(options)
+        if len(calls) == 1:
+            raise errors.NoTurnRuns(self.id)
+        return rejoin(self, **options)
+
+    monkeypatch.setattr(Thread, "rejoin", missed_once)
+    async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
+        on.model.say("it ", "goes ", "on", delay=0.7)
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            supervisor.thread("a") as thread,
+            trio.open_nursery() as nursery,
+        ):
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                (await supervisor.ready()).give_up("lost for the test")
+
+            result = await thread.run("go on", key="1")
+        assert result.final_response == "it goes on"
+        assert len(calls) == 2
         assert len(on.model.requests) == 1

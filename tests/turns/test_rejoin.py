@@ -179,12 +179,13 @@ async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_is_complete(capl
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server, message("before", "item-1"))
         server.take_over("thread/turns/list")
-        events = []
+        events, stored = [], []
 
         @nursery.start_soon
         async def _():
             async with thread.rejoin() as turn:
                 assert turn.id == "turn-1"
+                stored.append(await turn.wait_stored())
                 events.extend([event async for event in turn])
                 assert turn.result.final_response == "one two"
                 assert [item.id for item in turn.result.items] == ["message-0", "message-1"]
@@ -192,6 +193,7 @@ async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_is_complete(capl
                 assert turn.result.turn_usage.total_tokens == 7
 
         await settle()
+        assert stored == [True]
         # This item never started here, and is not listed once the turn has ended.
         await server.delta("two")
         await server.item("completed", message("one two"))

@@ -1,7 +1,7 @@
 """Turns as scopes on a scripted server: races, every way they end, and the exceptions they raise."""
 
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -522,3 +522,59 @@ async def expect_lost(thread, match, *, wait=False):
                 with suppress(errors.TurnLost):
                     await turn.wait()
     assert caught.value.result.status is TurnStatus.lost
+
+
+# -- whether the input is stored -----------------------------------------------------------------------------------
+
+
+MESSAGE = {"type": "userMessage", "id": "item-1", "content": [{"type": "text", "text": "hi"}]}
+
+
+@asynccontextmanager
+async def waiting_until_stored():
+    """Yield the server, and what ``wait_stored`` has returned so far, in an open turn."""
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread, returned = await codex.thread_start(), []
+
+        @nursery.start_soon
+        async def _():
+            async with thread.turn("hi") as turn:
+                returned.append(await turn.wait_stored())
+                await turn.wait_ended()
+                assert await turn.wait_stored() is returned[0]
+                assert (await anext(turn)).method == "turn/started"
+
+        await server.accept_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        assert returned == []
+        yield server, returned
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("item/completed", {"item": MESSAGE}),
+        (
+            "thread/tokenUsage/updated",
+            {"tokenUsage": {"total": {"totalTokens": 1}, "last": {"totalTokens": 1}}},
+        ),
+    ],
+)
+async def test_a_completed_item_or_a_report_of_usage_shows_that_the_input_is_stored(method, params):
+    async with waiting_until_stored() as (server, returned):
+        await server.item("started", MESSAGE)
+        await server.notify(method, {"threadId": "thread-1", "turnId": "another turn", **params})
+        await trio.testing.wait_all_tasks_blocked()
+        assert returned == []
+        await server.notify(method, {"threadId": "thread-1", "turnId": "turn-1", **params})
+        await trio.testing.wait_all_tasks_blocked()
+        assert returned == [True]
+        await server.end_turn()
+
+
+async def test_a_turn_that_ends_without_an_item_is_not_known_to_be_stored():
+    async with waiting_until_stored() as (server, returned):
+        await server.item("started", MESSAGE)
+        await server.end_turn(status="failed")
+    assert returned == [False]

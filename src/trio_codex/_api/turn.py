@@ -185,6 +185,17 @@ class TurnHandle(Generic[OutputT_co]):
         await self.wait_ended()
         return self.result
 
+    async def wait_stored(self) -> bool:
+        """Wait until the server has stored the input, so that the history has it even if the server is killed.
+
+        The first completed item of the turn, or its first report of usage, proves that.
+
+        Returns:
+            ``False`` if the turn ended or was lost without such a proof.
+        """
+        await self._state.stored.wait()
+        return self._state.is_stored
+
     async def wait_ended(self) -> None:
         """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
 

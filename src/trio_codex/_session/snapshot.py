@@ -55,6 +55,7 @@ def take_snapshot(
             json = msgspec.json.encode({"item": item})
             under_way = object_of(item).get("status") in (IN_PROGRESS, None)
             turn.reducer.feed("item/started" if under_way else "item/completed", json)
+            turn.note_stored()
 
 
 def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest: dict[str, Any]) -> None:

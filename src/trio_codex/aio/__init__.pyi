@@ -1106,6 +1106,14 @@ class Turn(Generic[OutputT_co]):
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
         """
+    async def wait_stored(self) -> bool:
+        """Wait until the server has stored the input, so that the history has it even if the server is killed.
+
+        The first completed item of the turn, or its first report of usage, proves that.
+
+        Returns:
+            ``False`` if the turn ended or was lost without such a proof.
+        """
     async def wait_ended(self) -> None:
         """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
 
@@ -5288,8 +5296,8 @@ class Supervisor:
 
         Args:
             name: The name of the thread in the journal. An unknown name starts a new thread.
-            ***options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
-            for new threads only. The thread cannot be ephemeral.
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+                for new threads only. The thread cannot be ephemeral.
 
         Raises:
             ValueError: The name is empty, or the thread could not be durable.

@@ -83,7 +83,7 @@ class TaskThread:
         Args:
             value: The input.
             output_type: As in :meth:`~trio_codex.Thread.run`.
-            ***options: See :class:`~trio_codex.TurnOptions`. The options of the task are the defaults.
+            **options: See :class:`~trio_codex.TurnOptions`. The options of the task are the defaults.
 
         Returns:
             The result of a prompt that was completed or interrupted.

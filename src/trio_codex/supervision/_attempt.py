@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors, policies, tools
 from trio_codex.supervision._history import combined
+from trio_codex.supervision._prompt import message_of
 from trio_codex.supervision._spending import Spent, ToolCalls, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
 
-    from trio_codex import Budget, Event, Subscription, Thread, Turn, TurnInput
-    from trio_codex.supervision._generations import Generations, Life
+    from trio_codex import Turn, TurnInput
     from trio_codex.supervision._prompt import Prompt
-    from trio_codex.supervision._rule import Rule, Send
+    from trio_codex.supervision._rule import OpenThread, Send
     from trio_codex.supervision._turn import SupervisedTurn
-
-FIRST_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
-"""Events that prove that the server has stored a message. The start of its item is no proof: in 1 of 25 kills then,
-it was not stored."""
-
-END: Final = "turn/completed"
-
-SIGNS: Final = (*FIRST_SIGNS, END)
-
-
-@attrs.define(eq=False)
-class Opened:
-    """The thread in one generation.
-
-    Attributes:
-        life: The generation.
-        thread: Its handle.
-        rule: The rule, applied to it.
-        newest: The id of its newest turn; ``None`` if there is none.
-        is_settled: Whether all turns started with this handle are known to have ended. Otherwise the thread is opened
-            again before anything else is sent.
-    """
-
-    life: Life
-    thread: Thread
-    rule: Rule
-    newest: str | None
-    is_settled: bool = True
 
 
 class Retired(Exception):
@@ -65,27 +36,15 @@ class Attempt:
     """One message of a prompt, sent in one generation, or rejoined there.
 
     Args:
-        generations: The generations of the supervisor.
-        name: The name of the thread.
-        budget: The budget of the thread.
         opened: The thread.
         prompt: The prompt.
         send: The message.
     """
 
-    def __init__(
-        self,
-        generations: Generations,
-        name: str,
-        budget: Budget | None,
-        opened: Opened,
-        prompt: Prompt,
-        send: Send,
-    ) -> None:
-        self._generations = generations
-        self._journal = generations.journal
-        self._name = name
-        self._budget = budget
+    def __init__(self, opened: OpenThread, prompt: Prompt, send: Send) -> None:
+        self._generations = opened.generations
+        self._journal = opened.generations.journal
+        self._name = opened.name
         self._opened = opened
         self._prompt = prompt
         self._send = send
@@ -98,28 +57,28 @@ class Attempt:
         Args:
             view: The turn that the program iterates over, if it does.
         """
-        prompt, opened, thread = self._prompt, self._opened, self._opened.thread
+        prompt, opened, thread, journal = self._prompt, self._opened, self._opened.thread, self._journal
         if self._send.value is not None:
             self._check_budgets()
-            attempt = self._send.attempt
-            self._journal.sending(self._name, prompt.key, prompt.digest, attempt, opened.newest)
+            journal.sending(self._name, prompt.key, prompt.digest, self._send.attempt, opened.newest)
         started, tokens = trio.current_time(), tokens_of(thread.usage)
+        items = (item for part in self._send.parts for item in part.items)
+        keys = policies.tool_call_keys.set(ToolCalls(f"{thread.id} {prompt.key}", items).key)
         try:
-            with self._context():
-                async with AsyncExitStack() as early:
-                    events = await early.enter_async_context(thread.events(*SIGNS))
-                    async with self._scope() as self._turn:
-                        if view is not None:
-                            view.begin(self._turn)
-                        if self._send.value is not None:
-                            await self._first_sign(events, self._turn)
-                        await early.aclose()
-                        if view is None:
-                            return self._settle(await self._turn.wait())
-                        await self._turn.wait_ended()
-                        result = self._settle(self._turn.result)
-                        await view.wait_read(result)
-                        return result
+            # Its callbacks may start turns of other threads.
+            with self._generations.nesting():
+                async with self._scope() as self._turn:
+                    if view is not None:
+                        view.begin(self._turn)
+                    if self._send.value is not None and await self._turn.wait_stored():
+                        self._is_running = True
+                        journal.running(self._name, prompt.key, self._turn.id)
+                    if view is None:
+                        return self._settle(await self._turn.wait())
+                    await self._turn.wait_ended()
+                    result = self._settle(self._turn.result)
+                    await view.wait_read(result)
+                    return result
         except BaseException as exc:
             if not is_loss(exc):
                 self._note_left(view)
@@ -127,21 +86,10 @@ class Attempt:
                 view.lose(opened.life.number)
             raise
         finally:
+            policies.tool_call_keys.reset(keys)
             # The history was read before or during the turn.
-            opened.rule.forget_history()
+            opened.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
-
-    @contextmanager
-    def _context(self) -> Generator[None]:
-        """Allow callbacks of the turn started in the body to start turns, and number its tool calls."""
-        items = [item for part in self._send.parts for item in part.items]
-        calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
-        token = policies.tool_call_keys.set(calls.key)
-        try:
-            with self._generations.nesting():
-                yield
-        finally:
-            policies.tool_call_keys.reset(token)
 
     def _scope(self) -> AbstractAsyncContextManager[Turn[Any]]:
         """Start the turn of the message, or rejoin it. Leaving the scope ends it, unless the connection was lost."""
@@ -151,7 +99,7 @@ class Attempt:
         options: Any = {
             **prompt.options,
             "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
-            "client_user_message_id": prompt.message(self._send.attempt),
+            "client_user_message_id": message_of(prompt.key, self._send.attempt),
         }
         if not self._opened.life.codex.owned:
             return self._shared_scope(value, options)
@@ -171,15 +119,6 @@ class Attempt:
                         async with thread.rejoin(end=True):
                             await trio.lowlevel.checkpoint()
                 raise
-
-    async def _first_sign(self, events: Subscription[Event], turn: Turn[Any]) -> None:
-        """Wait until the server has started to work on the message, or the turn has ended, and record that."""
-        async for event in events:
-            if event.turn_id == turn.id:
-                self._is_running = event.method != END
-                if self._is_running:
-                    self._journal.running(self._name, self._prompt.key, turn.id)
-                return
 
     def _settle(self, result: TurnResult[Any]) -> TurnResult[Any]:
         """Record the end of the turn, and return the result of the prompt.
@@ -234,8 +173,8 @@ class Attempt:
             BudgetExceeded: A budget is exhausted, counting all generations and programs.
         """
         self._generations.rest_of_budget()
-        if self._budget is not None:
-            self._journal.spent(self._name).rest_of(self._budget, "thread")
+        if self._opened.budget is not None:
+            self._journal.spent(self._name).rest_of(self._opened.budget, "thread")
         self._prompt.spent.rest_of(self._prompt.options.get("budget"), "turn")
 
     def _charge(self, used: Spent) -> None:

@@ -157,10 +157,13 @@ class Generations:
     async def restart(self, reason: str, patience: float) -> None:
         """Replace the current generation once no turn is open, or after a timeout."""
         life = await self.wait_ready()
-        async with self.turnstile.drain(patience):
+        try:
+            await self.turnstile.close(patience)
             life.reason = reason
             life.retired.set()
             await self.wait_ready(after=life.number)
+        finally:
+            self.turnstile.reopen()
 
     # -- for threads -------------------------------------------------------------------------------------------
 
@@ -174,8 +177,8 @@ class Generations:
         """The directory to which relative paths refer."""
         return getattr(self._config, "cwd", None) or ""
 
-    def admission(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Return a scope that admits a turn of a thread.
+    async def admit(self, name: str) -> None:
+        """Admit a turn of a thread, at once if nothing keeps it out. The turnstile lets it leave.
 
         Raises:
             ThreadQuarantined: The thread crashes the server.
@@ -183,9 +186,8 @@ class Generations:
         if name in self.quarantined:
             raise errors.ThreadQuarantined(name, self.strikes[name])
         nested = _OPENER.get() is self
-        if self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested:
-            return self.turnstile.lone_turn(name)
-        return self.turnstile.turn(name, nested=nested)
+        alone = self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested
+        await self.turnstile.enter(name, nested=nested, alone=alone)
 
     @contextmanager
     def nesting(self) -> Generator[None]:

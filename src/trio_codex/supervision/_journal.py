@@ -94,7 +94,7 @@ class KeyRow:
     by_us: int = 0
 
 
-class Journal:
+class Journal(Database):
     """An open journal. Every method is synchronous and takes microseconds.
 
     Args:
@@ -108,31 +108,35 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
         self.is_durable: bool = path is not None
-        self._db = Database(path, FORMAT, writes=writes)
         self._accepted: set[str] = set()
+        # The keys of each thread that was asked for one, so that a new prompt costs no query.
+        self._keys: dict[str, set[str]] = {}
+        # What the latest turn of a thread used, until the next statement that changes its row.
+        self._used: dict[str, tuple[int, int, float]] = {}
+        super().__init__(path, FORMAT, writes=writes)
 
-    def close(self) -> None:
-        """Close it, so that another supervisor can open it. Idempotent."""
-        self._db.close()
+    def close_thread(self, name: str) -> None:
+        """Forget what is kept in memory for the prompts of a thread."""
+        self._keys.pop(name, None)
 
-    def commit(self) -> None:
-        """Commit late writes."""
-        self._db.commit()
-
-    def checkpoint(self, *, idle: bool) -> None:
-        """Merge the write-ahead log if it is large."""
-        self._db.checkpoint(idle=idle)
+    def _catch_up(self) -> None:
+        for name in tuple(self._used):
+            self.write_late(
+                "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+                *self._used.pop(name), name,
+            )  # fmt: skip
+        super()._catch_up()
 
     # -- threads -----------------------------------------------------------------------------------------------
 
     def thread(self, name: str) -> ThreadRow | None:
         """Return the row of a thread."""
-        rows = self._db.rows("select * from threads where name=?", name)
+        rows = self.rows("select * from threads where name=?", name)
         return ThreadRow(*rows[0]) if rows else None
 
     def spent(self, name: str | None = None) -> Spent:
         """Return the usage of a thread, or of all threads."""
-        (row,) = self._db.rows(
+        (row,) = self.rows(
             "select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads"
             " where name=coalesce(?, name)",
             name,
@@ -141,12 +145,12 @@ class Journal:
 
     def threads(self) -> list[ThreadRow]:
         """Return the rows of all threads."""
-        return [ThreadRow(*row) for row in self._db.rows("select * from threads order by name")]
+        return [ThreadRow(*row) for row in self.rows("select * from threads order by name")]
 
     def started(self, name: str, thread_id: str, home: str | None, server: str | None) -> None:
         """Record that the server has started a thread, before its first turn."""
         self._accepted.discard(name)
-        self._db.write(
+        self.write(
             "insert into threads(name, id, home, server) values(?, ?, ?, ?) on conflict(name) do update set"
             " id=excluded.id, home=excluded.home, server=excluded.server, accepted=0, anchor=null",
             name, thread_id, home, server,
@@ -154,14 +158,14 @@ class Journal:
 
     def resumed(self, name: str, server: str | None) -> None:
         """Record which server has a thread, before anything is sent on it."""
-        self._db.write("update threads set server=? where name=?", server, name)
+        self.write("update threads set server=? where name=?", server, name)
 
     def died(self, name: str, deaths: int) -> None:
         """Record the number of consecutive deaths at which a thread had an open turn."""
-        self._db.write("update threads set deaths=? where name=?", deaths, name)
+        self.write("update threads set deaths=? where name=?", deaths, name)
 
     def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
-        """Record the usage of a turn, with the next commit.
+        """Record the usage of a turn, in the statement of the next prompt or with the next commit.
 
         Args:
             name: The name of the thread.
@@ -170,37 +174,45 @@ class Journal:
             total: The tokens of the whole thread as counted by the server; 0 if not reported. They include turns that
                 a death of the program interrupted.
         """
-        self._db.write_late(
-            "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
-            tokens, total, seconds, name,
-        )  # fmt: skip
+        if name in self._used:
+            self._catch_up()
+        self._used[name] = tokens, total, seconds
 
     # -- keys --------------------------------------------------------------------------------------------------
 
     def key(self, name: str, key: str) -> KeyRow | None:
         """Return the row of a prompt."""
-        rows = self._db.rows("select * from keys where name=? and key=?", name, key)
+        if name not in self._keys:
+            self._keys[name] = {key for (key,) in self.rows("select key from keys where name=?", name)}
+        if key not in self._keys[name]:
+            return None
+        rows = self.rows("select * from keys where name=? and key=?", name, key)
         return KeyRow(*rows[0]) if rows else None
 
     def keys(self, name: str) -> list[KeyRow]:
         """Return the rows of all prompts of a thread."""
-        return [KeyRow(*row) for row in self._db.rows("select * from keys where name=? order by key", name)]
+        return [KeyRow(*row) for row in self.rows("select * from keys where name=? order by key", name)]
 
     def sending(self, name: str, key: str, digest: str, attempt: int, anchor: str | None) -> None:
         """Record that a message is about to be sent."""
-        self._db.write_late(
+        if name in self._keys:
+            self._keys[name].add(key)
+        self.write_late(
             "insert into keys(name, key, digest, attempt, state, anchor) values(?, ?, ?, ?, 'sending', ?)"
             " on conflict(name, key) do update set attempt=excluded.attempt, state='sending',"
             " anchor=excluded.anchor, turn=null, status=null, by_us=0",
             name, key, digest, attempt, anchor,
         )  # fmt: skip
-        self._db.write("update threads set anchor=?, turns=turns+1 where name=?", anchor, name)
+        self.write(
+            "update threads set anchor=?, turns=turns+1, tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+            anchor, *self._used.pop(name, (0, 0, 0.0)), name,
+        )  # fmt: skip
 
     def running(self, name: str, key: str, turn: str) -> None:
         """Record that the server is working on a message."""
         if name not in self._accepted:
-            self._db.write_late("update threads set accepted=1 where name=?", name)
-        self._db.write("update keys set state='running', turn=? where name=? and key=?", turn, name, key)
+            self.write_late("update threads set accepted=1 where name=?", name)
+        self.write("update keys set state='running', turn=? where name=? and key=?", turn, name, key)
         self._accepted.add(name)
 
     def ended(self, name: str, key: str, turn: str, status: str, *, by_us: bool, late: bool = False) -> None:
@@ -215,7 +227,7 @@ class Journal:
             late: Whether it may wait for the next commit. If the program is killed before that, the key stays
                 ``"running"``.
         """
-        write = self._db.write_late if late else self._db.write
+        write = self.write_late if late else self.write
         write(
             "update keys set state='ended', turn=?, status=?, by_us=? where name=? and key=?",
             turn, status, int(by_us), name, key,
@@ -223,7 +235,7 @@ class Journal:
 
     def stopped(self, name: str, key: str) -> None:
         """Record that the program interrupted a prompt whose turn was lost."""
-        self._db.write(
+        self.write(
             "update keys set state='ended', status='interrupted', by_us=1 where name=? and key=? and state!='ended'",
             name, key,
         )  # fmt: skip

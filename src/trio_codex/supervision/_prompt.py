@@ -63,10 +63,6 @@ class Prompt:
     is_stopped: bool = False
     spent: Spent = attrs.field(factory=Spent)
 
-    def message(self, attempt: int) -> str:
-        """Return the id of a message: the key, or that of a follow-up."""
-        return message_of(self.key, attempt)
-
 
 def message_of(key: str, attempt: int) -> str:
     """Return the id of a message: the key, or that of a follow-up."""

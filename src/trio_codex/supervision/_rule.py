@@ -13,10 +13,11 @@ import trio
 from trio_codex import TurnResult, TurnStatus, errors, tools
 from trio_codex._core.user_code import call_user
 from trio_codex.supervision._history import IN_PROGRESS, History, combined, result_of
+from trio_codex.supervision._prompt import message_of
 
 if TYPE_CHECKING:
-    from trio_codex import Thread, TurnInput
-    from trio_codex.supervision._generations import Generations
+    from trio_codex import Budget, Thread, TurnInput
+    from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._history import Found
     from trio_codex.supervision._journal import KeyRow
     from trio_codex.supervision._prompt import Prompt
@@ -37,25 +38,39 @@ class Send:
     parts: tuple[TurnResult[Any], ...] = ()
 
 
-class Rule:
-    """The rule, applied to the prompts of one thread while it is open in one generation.
+@attrs.define(eq=False)
+class OpenThread:
+    """A thread while it is open in one generation, with the rule, applied to its prompts.
 
-    Args:
+    Attributes:
         generations: The generations of the supervisor.
         name: The name of the thread.
+        budget: Its budget, over all generations and programs.
+        life: The generation.
         thread: Its handle.
+        newest: The id of its newest turn; ``None`` if there is none.
+        is_settled: Whether the ends of all turns that were started with this handle are known. Otherwise the thread is
+            opened again before anything else is sent.
     """
 
-    def __init__(self, generations: Generations, name: str, thread: Thread) -> None:
-        self._generations = generations
-        self._journal = generations.journal
-        self._name = name
-        self._thread = thread
-        self._history = History(thread)
+    generations: Generations
+    name: str
+    budget: Budget | None
+    life: Life
+    thread: Thread
+    newest: str | None
+    is_settled: bool = True
+    _history: History | None = None
 
     def forget_history(self) -> None:
-        """Discard the cached history, because a turn is about to start."""
-        self._history = History(self._thread)
+        """Discard the cached history, because a turn was started."""
+        self._history = None
+
+    @property
+    def _turns(self) -> History:
+        if self._history is None:
+            self._history = History(self.thread)
+        return self._history
 
     async def decide(self, prompt: Prompt, row: KeyRow) -> Send | TurnResult[Any]:
         """Return the message to send for a recorded prompt, or its result if nothing has to be sent.
@@ -67,9 +82,9 @@ class Rule:
         """
         await trio.lowlevel.checkpoint()
         if row.digest != prompt.digest:
-            raise errors.KeyConflict(self._name, prompt.key)
-        parts = [await self._part(row, prompt.message(number)) for number in range(1, row.attempt)]
-        found = await self._find(row, prompt.message(row.attempt))
+            raise errors.KeyConflict(self.name, prompt.key)
+        parts = [await self._part(row, message_of(prompt.key, number)) for number in range(1, row.attempt)]
+        found = await self._find(row, message_of(prompt.key, row.attempt))
         if found is None:
             return await self._without_turn(prompt, row, parts)
         if found.turn.status == IN_PROGRESS:
@@ -77,7 +92,7 @@ class Rule:
         parts.append(await self._read(found))
         if found.turn.status == TurnStatus.interrupted and not (row.by_us or prompt.is_stopped):
             return Send(row.attempt + 1, await self._follow_up(prompt, parts), tuple(parts))
-        if prompt.message(row.attempt) not in found.messages and not row.by_us:
+        if message_of(prompt.key, row.attempt) not in found.messages and not row.by_us:
             raise self._lost(row, f"its turn is {found.turn.status} without the prompt")
         result = combined(parts)
         return result if prompt.output_type is None else tools.with_output(result, prompt.output_type)
@@ -105,22 +120,20 @@ class Rule:
             raise self._lost(row, "its turn is missing")
         # The program interrupted the turn before the server had stored anything.
         interrupted = TurnStatus.interrupted
-        return combined(
-            [*parts, TurnResult(id=row.turn or "", thread_id=self._thread.id, status=interrupted)]
-        )
+        return combined([*parts, TurnResult(id=row.turn or "", thread_id=self.thread.id, status=interrupted)])
 
     async def _find(self, row: KeyRow, message: str) -> Found | None:
-        return await self._history.find(message, row.turn, row.anchor if row.state == "sending" else None)
+        return await self._turns.find(message, row.turn, row.anchor if row.state == "sending" else None)
 
     async def _part(self, row: KeyRow, message: str) -> TurnResult[Any]:
-        found = await self._history.find(message, None)
+        found = await self._turns.find(message, None)
         if found is None:
             raise self._lost(row, "one of its turns is missing")
         return await self._read(found)
 
     async def _read(self, found: Found) -> TurnResult[Any]:
-        items = [entry.item async for entry in self._thread.items(turn_id=found.turn.id)]
-        return result_of(self._thread.id, found.turn, items)
+        items = [entry.item async for entry in self.thread.items(turn_id=found.turn.id)]
+        return result_of(self.thread.id, found.turn, items)
 
     async def _check_nothing_hidden(self, row: KeyRow) -> None:
         """Check that no turn since the message was sent may contain it.
@@ -128,14 +141,14 @@ class Rule:
         Raises:
             HistoryLost: There is a turn without items that belongs to no other key.
         """
-        others = {each.turn for each in self._journal.keys(self._name)}
-        for found in await self._history.newer_than(row.anchor):
+        others = {each.turn for each in self.generations.journal.keys(self.name)}
+        for found in await self._turns.newer_than(row.anchor):
             if found.is_empty and found.turn.id not in others:
                 problem = f"turn {found.turn.id} is {found.turn.status}, and its items are missing"
                 raise self._lost(row, problem)
 
     def _lost(self, row: KeyRow, problem: str) -> errors.HistoryLost:
-        return errors.HistoryLost(self._name, self._thread.id, row.key, problem)
+        return errors.HistoryLost(self.name, self.thread.id, row.key, problem)
 
     async def _follow_up(self, prompt: Prompt, parts: list[TurnResult[Any]]) -> TurnInput:
         """Return the input of the follow-up after a death."""
@@ -144,6 +157,6 @@ class Rule:
             raise errors.TurnInterrupted(prompt.key, combined(parts))
         value: TurnInput | None = None
         if callable(prompt.on_interrupted):
-            with self._generations.nesting():
+            with self.generations.nesting():
                 value = await call_user(prompt.on_interrupted, combined(parts))
         return prompt.continue_with if value is None else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -75,19 +74,23 @@ class ToolCalls:
 
     def __init__(self, scope: str, items: Iterable[wire.ThreadItem]) -> None:
         self._scope = scope
-        self._answered: Counter[str] = Counter()
+        self._answered: dict[str, int] = {}
         self._keys: dict[str, str] = {}
         for item in items:
             if isinstance(item, wire.DynamicToolCallThreadItem) and item.success is not None:
-                self._answered[self._digest(item.namespace, item.tool, item.arguments)] += 1
+                self._number(self._digest(item.namespace, item.tool, item.arguments))
 
     def key(self, call: ToolCallRequest) -> str:
         """Return the key of a call. It stays the same while the turn is open."""
         if call.call_id not in self._keys:
             digest = self._digest(call.namespace, call.tool, call.arguments)
-            self._keys[call.call_id] = f"{digest}-{self._answered[digest]}"
-            self._answered[digest] += 1
+            self._keys[call.call_id] = f"{digest}-{self._number(digest)}"
         return self._keys[call.call_id]
+
+    def _number(self, digest: str) -> int:
+        number = self._answered.get(digest, 0)
+        self._answered[digest] = number + 1
+        return number
 
     def _digest(self, *call: object) -> str:
         text = json.dumps([self._scope, *call], sort_keys=True)

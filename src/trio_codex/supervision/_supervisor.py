@@ -96,8 +96,8 @@ class Supervisor:
 
         Args:
             name: The name of the thread in the journal. An unknown name starts a new thread.
-            ***options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
-            for new threads only. The thread cannot be ephemeral.
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+                for new threads only. The thread cannot be ephemeral.
 
         Raises:
             ValueError: The name is empty, or the thread could not be durable.

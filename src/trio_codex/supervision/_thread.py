@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
 
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors
-from trio_codex.supervision._attempt import Attempt, Opened, Retired, is_loss
-from trio_codex.supervision._fence import open_thread
+from trio_codex.supervision._attempt import Attempt, is_loss
+from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
-from trio_codex.supervision._rule import Rule, Send
+from trio_codex.supervision._rule import OpenThread, Send
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._turn import SupervisedTurn
 
@@ -30,6 +24,9 @@ if TYPE_CHECKING:
     from trio_codex.supervision._prompt import OnInterrupted
 
 T = TypeVar("T")
+
+MOST_MISSED: Final = 20
+"""How often to look again for a turn that the history lists as running, and that cannot be rejoined."""
 
 
 class SupervisedThread:
@@ -52,7 +49,7 @@ class SupervisedThread:
         self._generations = generations
         self._journal = generations.journal
         self._options = options
-        self._opened: Opened | None = None
+        self._opened: OpenThread | None = None
         self._used: TokenUsage | None = None
         self._opening = trio.Lock()
         self._is_busy = False
@@ -128,6 +125,7 @@ class SupervisedThread:
         self._is_open = False
         self._used, self._opened = self.usage, None
         self._generations.open_threads.discard(self.name)
+        self._journal.close_thread(self.name)
 
     # -- prompts -----------------------------------------------------------------------------------------------
 
@@ -314,7 +312,7 @@ class SupervisedThread:
             return "unknown" if row is None else "running"
         known = row
         message = message_of(key, row.attempt)
-        return await self._over_generations(lambda opened: opened.rule.fate(known, message))
+        return await self._over_generations(lambda opened: opened.fate(known, message))
 
     async def compact(self) -> TurnResult[Any]:
         """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and repeat it if a death interrupts it.
@@ -329,7 +327,9 @@ class SupervisedThread:
 
     # -- across generations --------------------------------------------------------------------------------------
 
-    async def _over_generations(self, work: Callable[[Opened], Awaitable[T]], *, admitted: bool = False) -> T:
+    async def _over_generations(
+        self, work: Callable[[OpenThread], Awaitable[T]], *, admitted: bool = False
+    ) -> T:
         """Open the thread and do something with it. Repeat this in the next generation if this one ends first.
 
         Args:
@@ -337,26 +337,37 @@ class SupervisedThread:
             admitted: Whether it has an open turn.
         """
         generations = self._generations
+        missed = 0
         while True:
-            async with generations.admission(self.name) if admitted else nullcontext():
+            if admitted:
+                await generations.admit(self.name)
+            life = None
+            try:
                 life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
-                try:
-                    return await work(self._opened_in(life) or await self._open_in(life))
-                except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
-                    if not is_loss(exc):
-                        raise
-                    await life.over.wait()
-                finally:
-                    if not life.over.is_set():
-                        life.busy.remove(self.name)
+                return await work(self._opened_in(life) or await self._open_in(life))
+            except errors.NoTurnRuns:
+                # The history lists a turn as running that began or ended while the thread was opened. Open it again.
+                missed += 1
+                if missed > MOST_MISSED:
+                    raise
+                await trio.sleep(RETRY_SECONDS)
+            except Exception as exc:
+                if life is None or not is_loss(exc):
+                    raise
+                await life.over.wait()
+            finally:
+                if life is not None and not life.over.is_set():
+                    life.busy.remove(self.name)
+                if admitted:
+                    generations.turnstile.leave(self.name)
 
-    def _opened_in(self, life: Life) -> Opened | None:
+    def _opened_in(self, life: Life) -> OpenThread | None:
         """Return the thread of a generation if it is already open."""
         opened = self._opened
         return opened if opened is not None and opened.life is life and opened.is_settled else None
 
-    async def _open_in(self, life: Life) -> Opened:
+    async def _open_in(self, life: Life) -> OpenThread:
         """Open the thread in a generation, unless another task has opened it."""
         async with self._opening:
             if (opened := self._opened_in(life)) is not None:
@@ -371,21 +382,21 @@ class SupervisedThread:
                     options.pop("budget", None), "thread"
                 )
             thread, newest = await open_thread(life, self._journal, self.name, options, patience)
-            self._opened = Opened(life, thread, Rule(self._generations, self.name, thread), newest)
+            budget = self._options.get("budget")
+            self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
 
     async def _drive(self, prompt: Prompt, view: SupervisedTurn | None = None) -> TurnResult[Any]:
         """Run a prompt in as many generations as it takes."""
 
-        async def work(opened: Opened) -> TurnResult[Any]:
+        async def work(opened: OpenThread) -> TurnResult[Any]:
             # A new prompt on the thread shows that the exception that left an earlier one did not end the program.
             self._generations.settle_left(self.name)
             row = self._journal.key(self.name, prompt.key)
-            step = Send(1, prompt.value) if row is None else await opened.rule.decide(prompt, row)
+            step = Send(1, prompt.value) if row is None else await opened.decide(prompt, row)
             if isinstance(step, TurnResult):
                 return step  # noqa: ASYNC910  # deciding is a checkpoint
-            budget = self._options.get("budget")
-            return await Attempt(self._generations, self.name, budget, opened, prompt, step).run(view)
+            return await Attempt(opened, prompt, step).run(view)
 
         result = await self._over_generations(work, admitted=True)
         if not self._generations.turnstile.inside:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
-
 import trio
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
 
 
 class Turnstile:
@@ -25,66 +19,53 @@ class Turnstile:
         self.alone: str | None = None
         self.drains: int = 0
         self._loners = 0
-        self._changed = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
 
-    @asynccontextmanager
-    async def turn(self, name: str, *, nested: bool) -> AsyncGenerator[None]:
-        """Admit a turn.
+    async def enter(  # noqa: ASYNC910  # what is admitted has checkpoints, and an open turnstile is to cost nothing
+        self, name: str, *, nested: bool = False, alone: bool = False
+    ) -> None:
+        """Admit a turn, at once if nothing keeps it out; :meth:`leave` ends it.
 
         Args:
             name: The name of its thread.
             nested: Whether an open turn depends on it. Such a turn never waits, because that would deadlock.
+            alone: Whether to wait until no other turn is open, and to admit no other one until it has ended.
         """
-        await trio.lowlevel.checkpoint()
-        while (self.drains or self._loners) and not nested:
-            await self._changed.wait()
+        if alone:
+            await self._wait_alone()
+            self.alone = name
+        while (self.drains or self._loners) and not (nested or alone):
+            await self._waiting.park()
         self.inside.append(name)
-        try:
-            yield
-        finally:
-            self._leave(name)
 
-    @asynccontextmanager
-    async def lone_turn(self, name: str) -> AsyncGenerator[None]:
-        """Admit a turn once no other turn is open, and admit no others until it has ended."""
+    async def _wait_alone(self) -> None:
         self._loners += 1
         try:
             await trio.lowlevel.checkpoint()
             while self.drains or self.inside:
-                await self._changed.wait()
-            self.alone = name
-            self.inside.append(name)
-            try:
-                yield
-            finally:
-                self.alone = None
-                self._leave(name)
-        finally:
+                await self._waiting.park()
+        except BaseException:
             self._loners -= 1
-            self._wake()
+            self._waiting.unpark_all()
+            raise
 
-    @asynccontextmanager
-    async def drain(self, patience: float) -> AsyncGenerator[None]:
-        """Admit no turn until the body has ended. The body starts once no turn is open, or after a timeout."""
-        try:
-            await self.close(patience)
-            yield
-        finally:
-            self.drains -= 1
-            self._wake()
+    def leave(self, name: str) -> None:
+        """Record that an admitted turn has ended."""
+        self.inside.remove(name)
+        if self.alone == name:
+            self.alone = None
+            self._loners -= 1
+        self._waiting.unpark_all()
 
     async def close(self, patience: float) -> None:
-        """Admit no more turns, and wait until none is open, or until a timeout."""
+        """Admit no turn until :meth:`reopen`, and wait until none is open, or until a timeout."""
         self.drains += 1
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(patience):  # noqa: ASYNC912  # there may be nothing to wait for
             while self.inside:
-                await self._changed.wait()
+                await self._waiting.park()
 
-    def _leave(self, name: str) -> None:
-        self.inside.remove(name)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+    def reopen(self) -> None:
+        """Undo :meth:`close`."""
+        self.drains -= 1
+        self._waiting.unpark_all()
