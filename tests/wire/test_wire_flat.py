@@ -78,7 +78,7 @@ def test_both_ways_give_the_same_for_any_json(method: str, params: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "fits"), [(b"1", True), (b"1.0", False), (b"1e0", False), (b"true", False), (b"-0", True), (b"9" * 30, True)]
 )  # fmt: skip
-def test_a_number_is_an_integer_or_is_not(number: bytes, fits: bool) -> None:
+def test_integers_and_floats_are_distinguished(number: bytes, fits: bool) -> None:
     text = b'{"delta":"x","itemId":"i","summaryIndex":%s,"threadId":"t","turnId":"u"}' % number
     one, other = read_both_ways("item/reasoning/summaryTextDelta", text)
     assert one == other
@@ -106,7 +106,7 @@ def test_a_value_that_was_read_in_one_go_is_like_any_other() -> None:
             pytest.fail("it matches its class")
 
 
-def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
+def test_classes_with_other_fields_use_the_slow_path() -> None:
     for cls in (
         wire.ItemStartedNotification,
         wire.ThreadTokenUsageUpdatedNotification,

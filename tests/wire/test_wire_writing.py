@@ -109,7 +109,7 @@ def test_an_enum_and_its_text_are_sent_alike() -> None:
         assert type(params["approvalPolicy"]) is str
 
 
-def test_everything_that_comes_out_can_be_written_as_json() -> None:
+def test_all_output_can_be_encoded_as_json() -> None:
     value = wire.TurnStartParams(
         thread_id="t",
         input=[TEXT, wire.UnknownVariant(tag="later", raw={"type": "later"})],
