@@ -45,7 +45,7 @@ def test_a_value_survives_the_round_trip_and_the_fields_of_a_later_version(cls: 
 
 
 @pytest.mark.parametrize("name", UNIONS)
-def test_a_member_of_a_union_survives_the_round_trip(name: str) -> None:
+def test_union_members_survive_the_round_trip(name: str) -> None:
     @QUICK
     @given(union_values(UNIONS[name]))
     def check(value: object) -> None:
