@@ -1,4 +1,4 @@
-"""JSON-RPC without I/O: what each line means, the life of ids, and the error mapping."""
+"""JSON-RPC without I/O: parsing lines, tracking request ids, and mapping errors."""
 
 import json
 import pickle
