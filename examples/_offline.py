@@ -110,7 +110,7 @@ def _write_script(example: str, model: MockModel) -> None:
         case "harness":
             for number in range(1, 1001):
                 answer = f'{{"number": {0 if number == 5 else number**2}}}'
-                # An attempt that is interrupted asks again.
+                # An interrupted attempt sends its prompt again.
                 script = model.script(f"What is {number} squared?", default=Response(Text(answer)))
                 if number == 3:
                     script.fail(429, message="slow down")

@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation(
         "G5", "a server left behind is not reported",
         "_process.channel:ProcessChannel.explain", read("pid", becomes="None"),
-        "tests/faults/test_fault_matrix.py::test_a_server_that_goes_silent_costs_no_more_than_the_budgets",
+        "tests/faults/test_fault_matrix.py::test_with_a_silent_server_no_call_exceeds_its_timeout",
     ),
     Mutation(
         "G6", "requests have no window",
@@ -239,7 +239,7 @@ MUTATIONS = [
     Mutation(
         "G6", "an overload error is not recognized",
         "_core.rpc", without_key(-32001),
-        "tests/core/test_rpc.py::test_the_code_alone_reports_the_class_whatever_the_data",
+        "tests/core/test_rpc.py::test_the_code_alone_determines_the_error_class",
     ),
     Mutation(
         "G7", "a cancelled write drops the rest of its line",
@@ -284,7 +284,7 @@ MUTATIONS = [
     Mutation(
         "G9", "commands are accepted by default",
         "_session.request_kinds:_DECLINED", constant("decline", "accept"),
-        "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
+        "tests/faults/test_fault_matrix.py::test_every_server_request_is_answered_and_nothing_is_granted",
     ),
     Mutation(
         "G10", "state of unopened threads is kept forever",
@@ -354,7 +354,7 @@ MUTATIONS = [
     Mutation(
         "G12", "characters other than newline end a line",
         "_core.framing:LineBuffer.feed", start("chunk = bytes(chunk).replace(b'\\r', b'\\n')"),
-        "tests/core/test_framing.py::test_nothing_but_a_newline_ends_a_line",
+        "tests/core/test_framing.py::test_only_a_newline_ends_a_line",
     ),
     Mutation(
         "G12", "line length is unbounded",
@@ -364,7 +364,7 @@ MUTATIONS = [
     Mutation(
         "G13", "stderr is not drained",
         "_api.lifecycle:ClientLifecycle._spawn", drop("drain_stderr"),
-        "tests/faults/test_fault_matrix.py::test_a_server_that_is_only_odd_does_its_work_and_is_ended",
+        "tests/faults/test_fault_matrix.py::test_an_odd_but_working_server_completes_the_session_and_is_ended",
     ),
     Mutation(
         "G14", "exceptions of the body are wrapped in a group",

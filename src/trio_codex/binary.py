@@ -1,4 +1,4 @@
-"""Which ``codex`` is run, and which version it is: for tools that report on an installation, such as the doctor."""
+"""The ``codex`` binary to run, and its version, for tools that report on an installation, such as the doctor."""
 
 from trio_codex._launch._binary import TESTED as TESTED
 from trio_codex._launch._binary import Binary as Binary

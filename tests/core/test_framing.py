@@ -97,12 +97,12 @@ def test_encoded_messages_come_back_whole_whatever_they_hold(messages, points):
     assert [json.loads(frame) for frame in frames] == messages
 
 
-def test_nothing_but_a_newline_ends_a_line():
+def test_only_a_newline_ends_a_line():
     line = "a\r\v\f\x1c\x85\u2028\u2029\0b".encode()
     assert LineBuffer().feed(line + b"\n") == [line]
 
 
-def test_a_line_as_long_as_the_bound_is_kept_and_one_more_byte_is_not():
+def test_a_line_at_the_size_limit_is_kept_and_a_longer_one_is_not():
     for chunks in ([b"12345\n"], [b"123", b"45\n"], [b"12345", b"\n"], [b"x\n12345\n"]):
         assert fed(chunks, 5)[-1] == b"12345"
         assert fed(chunks, 4)[-1] == OversizeLine(b"12345", 5)

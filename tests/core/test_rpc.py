@@ -1,4 +1,4 @@
-"""JSON-RPC without I/O: what each line means, the life of ids, and the error mapping."""
+"""JSON-RPC without I/O: parsing lines, tracking request ids, and mapping errors."""
 
 import json
 import pickle
@@ -116,7 +116,7 @@ def test_only_so_many_given_up_ids_are_remembered():
     assert isinstance(receive(state, line_of(id=count, result=1)), LateReply)
 
 
-def test_a_response_whose_id_is_a_string_is_not_ours():
+def test_a_response_with_a_string_id_belongs_to_no_request():
     state = waiting()
     assert receive(state, line_of(id="1", result=1)).kind is JunkKind.STRAY_REPLY
     assert state.pending == 1
@@ -142,7 +142,7 @@ def test_a_response_whose_id_is_a_string_is_not_ours():
         ({"id": 1, "emittedAtMs": "x", "error": {"code": 1, "message": "x"}}, errors.RpcError),
     ],
 )
-def test_an_answer_that_is_none_fails_its_request_and_only_that(members, kind):
+def test_an_invalid_response_fails_only_its_request(members, kind):
     state = waiting(2)
     reply = receive(state, line_of(**members))
     assert isinstance(reply, Reply)
@@ -294,7 +294,7 @@ def test_a_second_server_request_under_an_open_id_is_junk_and_the_first_stays():
         {"method": None},
     ],
 )
-def test_json_that_is_no_message_is_junk(members):
+def test_json_that_is_not_a_message_is_junk(members):
     state = waiting()
     line = line_of(**members)
     assert receive(state, line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
@@ -303,7 +303,7 @@ def test_json_that_is_no_message_is_junk(members):
 
 
 @pytest.mark.parametrize("line", [b"1", b"null", b"[]", b'"x"', b"true", b'[{"id":1,"result":1}]'])
-def test_json_that_is_no_object_is_junk(line):
+def test_json_that_is_not_an_object_is_junk(line):
     state = waiting()
     assert receive(state, line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
 
@@ -315,7 +315,7 @@ def test_the_head_of_junk_is_bounded_and_its_size_is_not():
     )
 
 
-def test_what_was_cut_off_by_the_end_is_junk():
+def test_a_line_truncated_by_the_end_is_junk():
     state = waiting()
     junk = receive(state, TruncatedLine(b'{"id":1,"resu', 13))
     assert junk == Junk(JunkKind.TRUNCATED, b'{"id":1,"resu', 13)
@@ -422,7 +422,7 @@ CLASSES = {
 )
 @example(-32001, "Server overloaded; retry later.", ...)
 @example(0, "", 0)
-def test_the_code_alone_reports_the_class_whatever_the_data(code, message, data):
+def test_the_code_alone_determines_the_error_class(code, message, data):
     error = {"code": code, "message": message} | ({} if data is ... else {"data": data})
     reply = receive(waiting(), line_of(id=1, error=error))
     expected = None if data is ... else json.loads(json.dumps(data))
@@ -463,7 +463,7 @@ def test_a_method_that_the_server_does_not_know_is_reported_by_its_name():
 # -- the end -------------------------------------------------------------------------------------------------------
 
 
-def test_closing_gives_the_tokens_of_what_waits_once_and_refuses_the_rest():
+def test_closing_returns_pending_tokens_once_and_refuses_new_requests():
     state = waiting(3)
     receive(state, line_of(id=0, method="m"))
     receive(state, line_of(id=2, result=1))

@@ -1,4 +1,4 @@
-"""A server that sends a lot at once: any number of threads and turns; the input of each turn says what it does.
+"""A server that sends many messages, on any number of threads and turns. The input of a turn selects its behavior.
 
 ``say N`` writes ``N`` numbered deltas, and serves whatever else is asked meanwhile; ``ask`` wants an approval and ends
 with the answer; ``hang`` ends when it is interrupted; anything else is repeated.

@@ -91,7 +91,7 @@ async def play(*fault, patience=math.inf, over="pipe", **options):
 
 
 async def observe(opening, seen, patience):
-    """Keep what is seen of the session of a client."""
+    """Record the observations in a client's session."""
     try:
         async with opening as codex:
             seen.opened, seen.pid = True, codex.pid

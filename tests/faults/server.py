@@ -1,9 +1,9 @@
-"""A server that misbehaves once, at a point that is named: run as ``python -I -S server.py FAULT [MOMENT POINT]``.
+"""A server that misbehaves once, at a given point. Run as ``python -I -S server.py FAULT [MOMENT POINT]``.
 
 ``FAULT`` is ``name`` or ``name:argument``, one of :data:`FAULTS` or :data:`REPLIES`. ``POINT`` names a write of
 :data:`POINTS`, or a place between them: ``boot`` (nothing read yet), ``idle`` (after the handshake), ``close`` (at the
-end of stdin). ``MOMENT`` is ``before``, ``during`` (half of the line is out), ``after`` or ``instead``. But for that it
-plays a plain session: one thread, and turns of one message.
+end of stdin). ``MOMENT`` is ``before``, ``during`` (half of the line is out), ``after`` or ``instead``. Apart from
+the fault, it plays a plain session: one thread, and turns of one message.
 """
 
 import json

@@ -74,7 +74,7 @@ def lines_out(moment, point):
         for point in POINTS
     ],
 )
-async def test_a_server_that_dies_fails_what_waits_with_how_it_ended(fault, moment, point, tried):
+async def test_the_death_of_the_server_fails_waiting_calls_with_its_exit_status(fault, moment, point, tried):
     tried(fault, f"{moment} {point}")
     out = lines_out(moment, point)
     seen = await play(fault, moment, point)
@@ -114,7 +114,7 @@ async def test_a_server_that_dies_fails_what_waits_with_how_it_ended(fault, mome
         for point in POINTS
     ],
 )
-async def test_a_connection_that_ends_fails_what_waits(over, moment, point, tried):
+async def test_the_end_of_the_connection_fails_waiting_calls(over, moment, point, tried):
     tried("the connection ends", f"{moment} {point}")
     out = lines_out(moment, point)
     seen = await play("exit:0", moment, point, over=over)
@@ -152,7 +152,7 @@ async def test_a_connection_that_ends_fails_what_waits(over, moment, point, trie
         for point in POINTS
     ],
 )
-async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, moment, point, tried):
+async def test_with_a_silent_server_no_call_exceeds_its_timeout(fault, moment, point, tried):
     tried(fault, f"{moment} {point}")
     out = lines_out(moment, point)
     budgets = BUDGETS | ({"start_timeout": 0.5} if out == 0 else {})
@@ -192,7 +192,7 @@ async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, m
         for point in POINTS
     ],
 )
-async def test_a_silent_server_of_somebody_else_costs_no_more_than_the_budgets_and_is_kept(
+async def test_with_a_silent_attached_server_no_call_exceeds_its_timeout_and_the_server_survives(
     fault, moment, point, tried
 ):
     tried(f"{fault}, over a WebSocket", f"{moment} {point}")
@@ -218,7 +218,7 @@ async def test_a_silent_server_of_somebody_else_costs_no_more_than_the_budgets_a
 
 
 @pytest.mark.parametrize("point", [cell(point, slow=point in ("delta", "turn/started")) for point in POINTS])
-async def test_a_line_that_never_comes_costs_no_more_than_the_budgets(point, tried):
+async def test_with_a_missing_line_no_call_exceeds_its_timeout(point, tried):
     tried("a line is left out", point)
     start_timeout = {"start_timeout": 0.5} if point == "initialize" else {}
     seen = await play("reply:never", "instead", point, patience=1, **BUDGETS, **start_timeout)
@@ -274,7 +274,7 @@ PLACES = (
         for where in PLACES
     ],
 )
-async def test_a_server_that_is_only_odd_does_its_work_and_is_ended(fault, where, tried):
+async def test_an_odd_but_working_server_completes_the_session_and_is_ended(fault, where, tried):
     tried(fault, where)
     moment, _, point = where.rpartition(" ")
     seen = await play(fault, moment, point)
@@ -291,7 +291,7 @@ async def test_a_server_that_is_only_odd_does_its_work_and_is_ended(fault, where
         if (fault, where) != ("pause", "close")  # it does not see the end of the connection
     ],
 )
-async def test_a_server_of_somebody_else_that_is_only_odd_does_its_work(fault, where, tried):
+async def test_an_odd_but_working_attached_server_completes_the_session(fault, where, tried):
     tried(f"{fault}, over a WebSocket", where)
     moment, _, point = where.rpartition(" ")
     seen = await play(fault, moment, point, over="websocket")
@@ -357,7 +357,7 @@ async def test_a_server_that_closes_its_stdin_is_mute_until_the_next_line_to_it_
 
 
 @pytest.mark.parametrize("then", ["closed", "killed"])
-async def test_a_large_write_to_a_server_that_does_not_read_holds_up_nobody(then, tried):
+async def test_a_large_write_to_a_server_that_does_not_read_blocks_no_other_task(then, tried):
     tried("mute", f"idle, with 8 MB under way, then {then}")
     config, cookie = configured("mute", "", "idle", **BUDGETS)
     outcomes = []
@@ -385,7 +385,7 @@ async def test_a_large_write_to_a_server_that_does_not_read_holds_up_nobody(then
 
 
 @pytest.mark.parametrize("fault", [*SUDDEN, "die:STOP", "mute", "stubborn", "close_stdout", "orphan:daemon"])
-async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothing_is_raised(fault, tried):
+async def test_closing_ends_a_misbehaving_server_without_raising(fault, tried):
     tried(fault, "close")
     seen = await play(fault, "", "close", stop_grace=0.3)
     assert seen.error is seen.later is None
@@ -400,7 +400,7 @@ async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothi
     "point",
     [cell(point, slow=point != "delta") for point in ("initialize", "thread/start", "turn/start", "delta")],
 )
-async def test_a_useless_line_is_reported_and_changes_nothing(kind, point, over, tried):
+async def test_a_useless_line_is_reported_and_has_no_effect(kind, point, over, tried):
     tried(f"junk: {kind}", f"before {point}")
     seen = await play(f"junk:{kind}", "before", point, over=over)
     assert seen.error is seen.later is None
@@ -459,7 +459,7 @@ REQUESTS = ("initialize", "thread/start", "turn/start")
 
 @transports(GOOD)
 @pytest.mark.parametrize("point", [cell(point, slow=point != "thread/start") for point in REQUESTS])
-async def test_a_reply_that_nobody_asked_for_changes_nothing(kind, point, over, tried):
+async def test_an_unrequested_reply_has_no_effect(kind, point, over, tried):
     tried(f"reply {kind}", point)
     seen = await play(f"reply:{kind}", "instead", point, over=over)
     assert seen.error is seen.later is None
@@ -470,7 +470,7 @@ async def test_a_reply_that_nobody_asked_for_changes_nothing(kind, point, over, 
 
 @transports(BAD)
 @pytest.mark.parametrize("point", [cell(point, slow=point != "thread/start") for point in REQUESTS])
-async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, point, over, tried):
+async def test_an_invalid_reply_fails_only_its_request(kind, point, over, tried):
     tried(f"reply {kind}", point)
     seen = await play(f"reply:{kind}", "instead", point, over=over)
     if point == "initialize":
@@ -512,7 +512,7 @@ async def test_a_message_that_is_too_long_ends_a_websocket_with_what_to_change(f
 
 
 @transports(DRIFT)
-async def test_what_a_later_server_sends_in_a_turn_changes_nothing(kind, over, tried):
+async def test_unknown_messages_of_a_newer_server_have_no_effect(kind, over, tried):
     tried(f"drift: {kind}", "before turn/completed")
     seen = await play(f"drift:{kind}", "before", "turn/completed", over=over)
     assert seen.error is seen.later is None
@@ -560,7 +560,7 @@ NO_TURN = {"a token refresh", "an approval that cannot be read", "an approval of
         if over == "pipe" or kind not in TOO_LONG | NO_TURN
     ],
 )
-async def test_whatever_the_server_asks_is_answered_and_nothing_is_granted(kind, point, over, tried):
+async def test_every_server_request_is_answered_and_nothing_is_granted(kind, point, over, tried):
     # What is asked while a thread is being opened waits for the answer to that.
     moment = "after" if point == "thread/start" else "before"
     tried(f"asks for {kind}", f"{moment} {point}")

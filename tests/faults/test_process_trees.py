@@ -69,7 +69,7 @@ async def stop_the_server_and_cancel(codex, scope):
         pytest.param(stop_the_server_and_cancel, marks=pytest.mark.long),
     ],
 )
-async def test_a_client_that_ends_leaves_nothing_of_its_tree(end, marker):
+async def test_a_client_leaves_no_process_of_its_tree_behind(end, marker):
     with trio.fail_after(BOUND):
         with trio.CancelScope() as scope:
             async with grown(marker, **BUDGETS) as codex:
@@ -92,7 +92,7 @@ async def test_a_client_that_ends_leaves_nothing_of_its_tree(end, marker):
     ],
     ids=lambda number: number.name,
 )
-async def test_when_the_server_dies_its_tree_ends_while_the_client_still_has_to_be_left(number, marker):
+async def test_when_the_server_dies_its_tree_ends_before_the_client_is_left(number, marker):
     with trio.fail_after(BOUND):
         async with grown(marker, **BUDGETS) as codex:
             os.kill(codex.pid, number)
@@ -144,7 +144,7 @@ async def test_when_python_is_killed_the_tree_is_gone_within_5_seconds(stopped, 
         pytest.param("cancel", marks=pytest.mark.long),
     ],
 )
-async def test_the_end_of_one_client_does_not_touch_the_tree_of_another(end, marker):
+async def test_the_end_of_one_client_does_not_affect_the_tree_of_another(end, marker):
     other_marker = f"{marker}0"
     with trio.fail_after(BOUND):
         async with grown(marker, **BUDGETS) as survivor:

@@ -87,7 +87,7 @@ async def test_the_real_server_stopped_in_a_turn_and_continued_continues(cell):
         assert turn.result.status is TurnStatus.completed
 
 
-async def test_a_turn_on_the_real_server_that_is_stopped_costs_no_more_than_the_budgets(cell):
+async def test_with_a_stopped_real_server_no_call_exceeds_its_timeout(cell):
     cell("die:STOP", "in a turn")
     async with offline(interrupt_grace=0.3, stop_grace=0.3) as (codex, _):
         thread = await codex.thread_start()

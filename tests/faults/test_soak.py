@@ -100,7 +100,7 @@ async def use(codex, how, dice):
                 nursery.cancel_scope.cancel()
 
 
-async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_process(traced, capsys):
+async def test_two_hundred_sessions_leave_nothing_in_this_process_however_they_end(traced, capsys):
     seed = int(os.environ.get("SOAK_SEED") or random.randrange(1 << 32))
     dice = random.Random(seed)
     with capsys.disabled():
@@ -136,7 +136,7 @@ async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_
 # -- a thousand turns --------------------------------------------------------------------------------------------------
 
 
-async def test_one_session_of_a_thousand_turns_is_at_its_end_as_it_was_after_a_hundred(traced):
+async def test_a_session_uses_no_more_resources_after_a_thousand_turns_than_after_a_hundred(traced):
     with trio.fail_after(900):
         async with MockModel() as model:
             model.default = Response(Text("an", "answer"))

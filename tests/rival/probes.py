@@ -214,7 +214,7 @@ def a_caller_that_is_cancelled_in_the_middle_of_a_line():
 
 
 def a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT
     codex = sdk.Codex(configured("lenient", "", "boot"))
     with stopped(codex._client), suppress(KeyboardInterrupt):
         threading.Timer(1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()

@@ -27,7 +27,7 @@ def test_the_recorded_behavior_of_the_official_sdk_is_current():
     assert verdicts(now) == verdicts(recorded), now
 
 
-def test_the_table_of_the_page_is_made_of_what_was_recorded():
+def test_the_table_of_the_page_matches_the_recorded_results():
     text = GUARANTEES.read_text()
     recorded = json.loads(RECORDED.read_text())
     assert with_table(text, recorded) == text, "run: python tests/rival/record.py table"

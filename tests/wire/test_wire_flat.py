@@ -36,7 +36,7 @@ def read_both_ways(method: str, text: bytes) -> tuple[Wire, Wire]:
     )
 
 
-def test_deltas_of_text_are_read_in_one_go() -> None:
+def test_text_deltas_are_read_by_the_fast_path() -> None:
     assert len(FLAT) >= 35
     assert {method for method in TEXT_DELTAS if method in CLASSES} <= set(FLAT)
 
@@ -44,7 +44,7 @@ def test_deltas_of_text_are_read_in_one_go() -> None:
 @pytest.mark.parametrize("method", FLAT)
 @given(data=st.data())
 @QUICK
-def test_both_ways_give_the_same_value(method: str, data: st.DataObject) -> None:
+def test_both_paths_give_the_same_value(method: str, data: st.DataObject) -> None:
     value = data.draw(wire_values(CLASSES[method]))
     read = READERS[method]
     assert read is not None
@@ -55,7 +55,7 @@ def test_both_ways_give_the_same_value(method: str, data: st.DataObject) -> None
 
 
 @given(method=st.sampled_from(FLAT), data=st.data())
-def test_both_ways_give_the_same_for_what_has_drifted(method: str, data: st.DataObject) -> None:
+def test_both_paths_give_the_same_for_drifted_values(method: str, data: st.DataObject) -> None:
     params: dict[str, Any] = wire.encode(data.draw(wire_values(CLASSES[method])))
     for name in data.draw(st.lists(st.sampled_from([*params, "more"]), max_size=3)):
         change = data.draw(st.none() | json_values() | st.just(KeyError))
@@ -69,7 +69,7 @@ def test_both_ways_give_the_same_for_what_has_drifted(method: str, data: st.Data
 
 
 @given(method=st.sampled_from(FLAT), params=json_values())
-def test_both_ways_give_the_same_for_any_json(method: str, params: Any) -> None:
+def test_both_paths_give_the_same_for_any_json(method: str, params: Any) -> None:
     one, other = read_both_ways(method, msgspec.json.encode(params))
     assert one == other
     assert type(one) is type(other)
@@ -78,20 +78,20 @@ def test_both_ways_give_the_same_for_any_json(method: str, params: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "fits"), [(b"1", True), (b"1.0", False), (b"1e0", False), (b"true", False), (b"-0", True), (b"9" * 30, True)]
 )  # fmt: skip
-def test_a_number_is_an_integer_or_is_not(number: bytes, fits: bool) -> None:
+def test_integers_and_floats_are_distinguished(number: bytes, fits: bool) -> None:
     text = b'{"delta":"x","itemId":"i","summaryIndex":%s,"threadId":"t","turnId":"u"}' % number
     one, other = read_both_ways("item/reasoning/summaryTextDelta", text)
     assert one == other
     assert isinstance(one, wire.ReasoningSummaryTextDeltaNotification) is fits
 
 
-def test_a_member_that_comes_twice_counts_as_it_comes_last() -> None:
+def test_of_duplicate_members_the_last_one_counts() -> None:
     text = b'{"itemId":"first","delta":"hi","threadId":"t","turnId":"u","itemId":"i"}'
     one, other = read_both_ways("item/agentMessage/delta", text)
     assert one == other == DELTA
 
 
-def test_a_value_that_was_read_in_one_go_is_like_any_other() -> None:
+def test_a_value_read_by_the_fast_path_equals_any_other() -> None:
     value = wire.decode_notification_json("item/agentMessage/delta", msgspec.json.encode(wire.encode(DELTA)))
     assert repr(value) == repr(DELTA)
     assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == DELTA
@@ -106,7 +106,7 @@ def test_a_value_that_was_read_in_one_go_is_like_any_other() -> None:
             pytest.fail("it matches its class")
 
 
-def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
+def test_classes_with_other_fields_use_the_slow_path() -> None:
     for cls in (
         wire.ItemStartedNotification,
         wire.ThreadTokenUsageUpdatedNotification,
@@ -115,7 +115,7 @@ def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
         assert flat_decoder(cls, fields_of(cls)) is None
 
 
-def test_bad_bytes_in_what_is_passed_over_hide_nothing() -> None:
+def test_invalid_bytes_in_skipped_members_hide_nothing() -> None:
     text = b'{"delta":"hi","itemId":"i","threadId":"t","turnId":"u","\xff":"\xfe"}'
     assert wire.decode_notification_json("item/agentMessage/delta", text) == DELTA
     broken = wire.decode_notification_json("item/agentMessage/delta", text.replace(b"hi", b"\xff"))

@@ -55,7 +55,7 @@ def test_nothing_is_coerced(type_: Any, value: object) -> None:
         (wire.RequestId, 0), (wire.RequestId, "0"), (wire.ThreadListCwdFilter, ["/a"]), (wire.AbsolutePathBuf, "/a"),
     ],
 )  # fmt: skip
-def test_what_fits_is_kept_as_it_is(type_: Any, value: object) -> None:
+def test_valid_values_are_kept_unchanged(type_: Any, value: object) -> None:
     read = wire.decode(type_, value)
     assert read == value
     assert type(read) is type(value)
@@ -78,7 +78,7 @@ def test_null_is_read_as_the_default_where_the_schema_does_not_allow_it() -> Non
     )
 
 
-def test_null_does_not_do_for_a_field_without_a_default() -> None:
+def test_null_is_invalid_for_a_required_field() -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(wire.Turn, {**TURN, "id": None})
     assert (caught.value.path, caught.value.problem) == ("$.id", "expected a string, got null")
@@ -114,7 +114,7 @@ def test_a_field_that_must_be_there_may_be_null_and_an_older_server_may_not_know
         (Sequence[wire.Turn], [TURN, None], "$[1]", "expected an object, got null"),
     ],
 )  # fmt: skip
-def test_a_misfit_is_reported_with_its_path(type_: Any, value: object, path: str, problem: str) -> None:
+def test_a_validation_error_has_the_path(type_: Any, value: object, path: str, problem: str) -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(type_, value)
     assert caught.value.path == path
@@ -122,7 +122,7 @@ def test_a_misfit_is_reported_with_its_path(type_: Any, value: object, path: str
     assert caught.value.__cause__ is None
 
 
-def test_a_misfit_names_what_was_read() -> None:
+def test_a_validation_error_names_the_type() -> None:
     for type_, name in (
         (wire.Turn, "Turn"),
         (wire.ThreadItem, "ThreadItem"),
@@ -133,13 +133,13 @@ def test_a_misfit_names_what_was_read() -> None:
         assert caught.value.what == name
 
 
-def test_a_misfit_does_not_tell_the_value() -> None:
+def test_a_validation_error_does_not_contain_the_value() -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(wire.PlanThreadItem, {"type": "s3cr3t", "id": "1", "text": ["s3cr3t"]})
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_an_unforeseen_error_does_not_tell_the_value_either() -> None:
+def test_an_unexpected_error_does_not_contain_the_value_either() -> None:
     class Odd(dict[str, Any]):
         """Not JSON that a parser returns."""
 

@@ -106,7 +106,7 @@ def test_the_only_value_of_an_enum_leaves_the_description_to_the_enum() -> None:
         ),
     ],
 )
-def test_what_has_no_meaning_is_recorded_with_its_place(schema: Any, ignored: str) -> None:
+def test_ignored_keywords_are_recorded_with_their_place(schema: Any, ignored: str) -> None:
     found = Schema({"Thing": schema})
     assert found["Thing"].name == "Thing"
     assert found.ignored == [ignored]

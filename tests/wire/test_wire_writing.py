@@ -63,7 +63,7 @@ def test_null_is_sent_only_when_asked_for(cls: Any, given: dict[str, Any], field
     assert getattr(wire.decode(cls, wire.encode(cls(**given))), field) is None
 
 
-def test_names_that_no_rule_gives_are_kept() -> None:
+def test_irregular_names_are_kept() -> None:
     hooks = wire.ManagedHooksRequirements(
         permission_request=[], post_compact=[], post_tool_use=[], pre_compact=[], pre_tool_use=[], session_start=[],
         stop=[], subagent_start=[], subagent_stop=[], user_prompt_submit=[],
@@ -91,12 +91,12 @@ def test_tuples_and_other_mappings_become_json() -> None:
     assert wire.encode(wire.TurnStartParams(thread_id="t", input=(TEXT,)))["input"] == [TEXT_JSON]
 
 
-def test_a_string_is_no_list_of_strings() -> None:
+def test_a_string_in_place_of_a_list_is_refused() -> None:
     with pytest.raises(TypeError, match="command must be a list"):
         wire.encode(wire.CommandExecParams(command="ls"))
 
 
-def test_raw_json_is_not_touched() -> None:
+def test_raw_json_is_written_unchanged() -> None:
     schema = {"type": "object", "properties": {"a": [1, None]}}
     params = wire.TurnStartParams(thread_id="t", input=[], output_schema=schema)
     assert wire.encode(params)["outputSchema"] is schema
@@ -109,7 +109,7 @@ def test_an_enum_and_its_text_are_sent_alike() -> None:
         assert type(params["approvalPolicy"]) is str
 
 
-def test_everything_that_comes_out_can_be_written_as_json() -> None:
+def test_all_output_can_be_encoded_as_json() -> None:
     value = wire.TurnStartParams(
         thread_id="t",
         input=[TEXT, wire.UnknownVariant(tag="later", raw={"type": "later"})],

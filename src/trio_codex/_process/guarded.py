@@ -143,8 +143,8 @@ class GuardedProcess(ServerProcess):
             os.close(self._guard_fd)
         if self._popen.poll() is None:
             if self.pid is None:
-                # The guard has not started the server yet. If it is about to, it will notice that its keeper was
-                # killed, and end the server.
+                # The guard has not started the server yet. If the guard is about to start the server, it notices that
+                # its keeper was killed, and ends the server.
                 self._popen.kill()
             reap_later(self._popen)
         self._stopped.set()

@@ -109,7 +109,7 @@ class Batch:
 
 
 class _Unfinished(Exception):
-    """Exits the supervisor by an exception, so that interrupted turns continue in the next program."""
+    """Raised out of the supervisor's scope, so that interrupted turns continue in the next program."""
 
 
 @asynccontextmanager

@@ -150,7 +150,7 @@ async def fake_websocket(
     Exceptions from the body leave the scope in an exception group, because this opens a nursery.
 
     Args:
-        config: The configuration of the clients, for the length of an ``oversize`` line.
+        config: The configuration of the clients, which sets the length of an ``oversize`` line.
         version: The version that the server reports.
         strict: Whether an unexpected request or an unused fault is an error at the end of the scope.
         validate: Whether to check each message from the client against the protocol; a violation ends the scope.

@@ -52,7 +52,7 @@ class MockModel(Script):
     Attributes:
         default: The response to send once the script is used up.
         requests: The requests for a response, in order of arrival.
-        unexpected: Requests that found the script used up, and requests for any other resource.
+        unexpected: Requests after the end of the script, and requests for any other resource.
     """
 
     requests: list[ModelRequest] = attrs.field(factory=list[ModelRequest], init=False)
