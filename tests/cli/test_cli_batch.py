@@ -63,7 +63,7 @@ async def test_ctrl_c_waits_for_running_tasks_and_the_next_run_resumes(model, ho
         said = await read_until(process.stderr, "again interrupts")
         assert "waiting for the running task;" in said
         gate.open()
-        assert "asked to stop" in await read_until(process.stderr, "goes on")
+        assert "asked to stop" in await read_until(process.stderr, "to resume")
     assert process.returncode == 130
     assert (await batch_run(tasks, home)).status == 0
     assert len(model.requests) == 4
@@ -77,7 +77,7 @@ async def test_a_second_ctrl_c_interrupts_running_tasks_and_leaves_nothing_behin
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "again interrupts")
         process.send_signal(signal.SIGINT)
-        assert "interrupted with" in await read_until(process.stderr, "goes on")
+        assert "interrupted with" in await read_until(process.stderr, "to resume")
     assert process.returncode == 130
     assert processes_with("batch-twice") == []
     assert (await batch_run(tasks, home)).status == 0
@@ -115,7 +115,7 @@ async def test_an_offline_batch_can_be_interrupted_resumed_and_reported(home, ta
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "again interrupts")
         process.send_signal(signal.SIGINT)
-        await read_until(process.stderr, "goes on")
+        await read_until(process.stderr, "to resume")
     assert process.returncode == 130
     assert (await batch_run(tasks, home, options=["--offline", "--turns", "4"])).status == 0
     ended = await run_cli("batch", "report", "out", home=home)
