@@ -36,18 +36,19 @@ class _Operation(Operation):
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
         first: asyncio.CancelledError | None = None
         loop = asyncio.get_running_loop()
-        while True:
-            # Create a new future each time, because a cancellation ends it. Add it to the list before reading done:
+        while not self.done:
+            # Create a new future each time, because a cancellation ends it. Add it to the list before reading done again:
             # wake() sets done, and then reads the list.
             self._futures.append(future := loop.create_future())
             if self.done:
-                return first
+                break
             try:
                 await future
             except asyncio.CancelledError as exc:
                 if first is None and cancel is not None:
                     cancel()
                 first = first or exc
+        return first
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
