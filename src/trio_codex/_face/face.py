@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from trio_codex._face.host import Host
 from trio_codex._face.operations import Operation
-from trio_codex._face.proxies import Proxy, is_handle, take_some, wrap
+from trio_codex._face.proxies import Presenter, Proxy, is_handle, take_some, wrap
 from trio_codex._face.scope import HeldScope
 from trio_codex.errors import ConnectionClosed, FaceError
 
@@ -29,24 +29,17 @@ if TYPE_CHECKING:
 # flake8: noqa: ASYNC910, ASYNC911, ASYNC102, ASYNC103
 
 
-class Face:
+class Face(Presenter):
     """How one kind of caller uses a client. Subclasses define how it waits.
 
     Attributes:
-        name: The name of its module.
         bridge: Runs user functions.
         operation: Its class of operations, which defines how the caller waits.
-        scope: Its class of scopes.
-        aliases: Additional names of methods.
-        members: The members of a proxy that replace ``__aiter__`` and ``__aenter__`` of its handle.
     """
 
-    name: str
     bridge: type[ThreadBridge]
     operation: type[Operation]
     scope: type[Scope]
-    members: Mapping[str, Mapping[str, Any]]
-    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def caller(self) -> Hashable:
         """Return the identity of the caller: its thread or its task."""
@@ -63,10 +56,6 @@ class Face:
         """Run a coroutine of this module."""
         raise NotImplementedError
 
-    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the counterpart of an async function that needs no client."""
-        raise NotImplementedError
-
     def check(self, host: Host) -> None:
         """Raise unless the caller may use a client.
 
@@ -78,7 +67,6 @@ class Face:
             raise FaceError("the client belongs to another event loop: open one in each")
 
     def call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run an async function in Trio, and return its result as the face presents it."""
         return self.run(self._call(host, function, args, kwargs))
 
     async def _call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -114,7 +102,6 @@ class Face:
         return operation.value
 
     def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call a synchronous function in the Trio thread, and block until it returns."""
         host.check()
         operation = _Blocking()
         try:

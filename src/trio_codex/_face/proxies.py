@@ -11,8 +11,9 @@ import importlib
 import inspect
 import sys
 from contextlib import AbstractAsyncContextManager
-from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, cast
+from functools import partial
+from types import GenericAlias, MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,40 +26,32 @@ CHUNK: Final = 256
 """The maximum number of elements fetched at once. They leave the bounded buffer, so this must be limited."""
 
 
-class Presenter(Protocol):
-    """The part of a :class:`~trio_codex._face.face.Face` that proxies use."""
+class Presenter:
+    """The part of a :class:`~trio_codex._face.face.Face` that proxies use.
 
-    @property
-    def name(self) -> str:
-        """The name of its module."""
-        ...
+    Attributes:
+        name: The name of its module.
+        scope: Its class of scopes.
+        aliases: Additional names of methods.
+        members: The members of a proxy that replace ``__aiter__`` and ``__aenter__`` of its handle.
+    """
 
-    @property
-    def members(self) -> Mapping[str, Mapping[str, Any]]:
-        """The members of a proxy that replace ``__aiter__`` and ``__aenter__`` of its handle."""
-        ...
-
-    @property
-    def aliases(self) -> Mapping[str, tuple[str, ...]]:
-        """Additional names of methods."""
-        ...
-
-    @property
-    def scope(self) -> Callable[[Callable[[], AbstractAsyncContextManager[Any]], Host | None], Any]:
-        """Its class of scopes."""
-        ...
+    name: str
+    scope: Any
+    members: Mapping[str, Mapping[str, Any]]
+    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run an async function in Trio, and return its result as the face presents it."""
-        ...
+        raise NotImplementedError
 
     def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call a synchronous function in the Trio thread, and block until it returns."""
-        ...
+        raise NotImplementedError
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the counterpart of an async function that needs no client."""
-        ...
+        raise NotImplementedError
 
 
 class Proxy:
@@ -151,7 +144,7 @@ def wrap(face: Presenter, host: Host, value: Any) -> Any:
     """Return a value of the Trio API as a face presents it."""
     cls: Any = value.__class__
     if is_handle(cls):
-        return proxy_class(cast("Any", face), cls)(host, value)
+        return proxy_class(face, cls)(host, value)
     if isinstance(value, AbstractAsyncContextManager):
         scope = cast("AbstractAsyncContextManager[Any]", value)
         return face.scope(lambda: scope, host)
@@ -250,10 +243,25 @@ class Surface:
         return present(self._face, getattr(self._module, name)) if own is None else own
 
 
+def package_surface(face: Presenter, package: Any, own: Mapping[str, Any] = MappingProxyType({})) -> Surface:
+    """Return the surface of a face as a whole; what differs in ``own`` belongs to this face alone."""
+    shared = {
+        "connect_codex": None,
+        "batch": "",
+        "policies": "",
+        "tools": "",
+        "Policy": "policies",
+        "tool": "tools",
+        "Scope": face.scope,
+        "from_trio": partial(present, face),
+    }
+    return Surface(face, package, {**shared, **own})
+
+
 def present(face: Presenter, value: Any) -> Any:
     """Return a class or a function of the Trio API as a face presents it."""
     if isinstance(value, type):
-        return proxy_class(cast("Any", face), value) if is_handle(value) else value
+        return proxy_class(face, value) if is_handle(value) else value
     if inspect.iscoroutinefunction(value):
         return face.function(value)
     if not (inspect.isfunction(value) and inspect.isasyncgenfunction(inspect.unwrap(value))):

@@ -11,25 +11,10 @@ Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon threa
 scope waits until everything it started has ended on the server, also after an exception or a cancellation.
 """
 
-from functools import partial
-
 import trio_codex
-from trio_codex._face.proxies import Surface, present
+from trio_codex._face.proxies import package_surface
 from trio_codex.aio._face import FACE
 
-_surface = Surface(
-    FACE,
-    trio_codex,
-    {
-        "connect_codex": None,
-        "batch": "",
-        "policies": "",
-        "tools": "",
-        "Policy": "policies",
-        "tool": "tools",
-        "Scope": FACE.scope,
-        "from_trio": partial(present, FACE),
-    },
-)
+_surface = package_surface(FACE, trio_codex)
 __getattr__ = _surface.find
 __dir__ = _surface.names

@@ -11,25 +11,15 @@ for each client. Leaving a scope waits until everything it started has ended on 
 Ctrl-C.
 """
 
-from functools import partial
-
 import trio_codex
-from trio_codex._face.proxies import Surface, present
+from trio_codex._face.proxies import package_surface
 from trio_codex.blocking import _deadlines
 from trio_codex.blocking._face import FACE
 
-_surface = Surface(
+_surface = package_surface(
     FACE,
     trio_codex,
     {
-        "connect_codex": None,
-        "batch": "",
-        "policies": "",
-        "tools": "",
-        "Policy": "policies",
-        "tool": "tools",
-        "Scope": FACE.scope,
-        "from_trio": partial(present, FACE),
         "Deadline": _deadlines.Deadline,
         "move_on_after": _deadlines.move_on_after,
         "fail_after": _deadlines.fail_after,
