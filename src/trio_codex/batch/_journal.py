@@ -49,8 +49,8 @@ class Progress:
 
     Attributes:
         attempt: The number of the latest attempt; 0 if there was none.
-        state: The state of that attempt: ``"begun"`` before its workspace is created, ``"open"`` before its thread is
-            started, ``"over"`` once it will not continue, and ``"ended"`` once it is cleaned up.
+        state: The state of that attempt: ``"open"`` once its workspace is created, ``"over"`` once it will not continue, and
+            ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a transient reason.
         deaths: How many deaths of the server interrupted a turn of the task.
         seconds: Seconds during which attempts have run.
@@ -197,7 +197,7 @@ class Journal:
     def open(self) -> tuple[str, ...]:
         """Return the ids of the tasks that have an open attempt and no outcome."""
         rows = self._db.rows(
-            "select id from tasks where state in ('begun', 'open') and id not in (select id from outcomes) order by rowid"
+            "select id from tasks where state='open' and id not in (select id from outcomes) order by rowid"
         )
         return tuple(name for (name,) in rows)
 
