@@ -12,6 +12,7 @@ import trio
 from trio_codex import Budget, errors
 from trio_codex._core.user_code import call_user
 from trio_codex.batch._context import TaskContext, TaskThread
+from trio_codex.batch._journal import added
 from trio_codex.batch._values import Outcome
 from trio_codex.batch._workspaces import REMOVAL_SECONDS, directory_name
 
@@ -104,7 +105,7 @@ class Attempt:
         if self._started is not None:
             self.progress.seconds = seconds + trio.current_time() - self._started
         used = None if self._thread is None else self._thread.usage
-        self.progress.current = used if usage is None else usage if used is None else usage + used
+        self.progress.current = added(usage, used)
         self._journal.save(self._task, self.progress)
 
     async def _solve(self, supervisor: Supervisor, start: AsyncExitStack, scope: AsyncExitStack) -> Any:

@@ -43,6 +43,11 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 )
 
 
+def added(one: TokenUsage | None, other: TokenUsage | None) -> TokenUsage | None:
+    """Return the sum of two usages, either of which may be unknown."""
+    return other if one is None else one if other is None else one + other
+
+
 @attrs.define(kw_only=True)
 class Progress:
     """The progress of a task.
@@ -69,13 +74,7 @@ class Progress:
     @property
     def total(self) -> TokenUsage | None:
         """Tokens used by all attempts."""
-        return (
-            self.current
-            if self.usage is None
-            else self.usage
-            if self.current is None
-            else self.usage + self.current
-        )
+        return added(self.usage, self.current)
 
 
 class Journal:
