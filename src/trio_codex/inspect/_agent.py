@@ -124,7 +124,7 @@ class _Setup:
                     async for event in turn:
                         await conversation.feed(event, turn.usage)
             except BaseException:
-                await conversation.cut(turn and turn.usage)  # noqa: ASYNC102  # shielded and bounded inside
+                await conversation.cut(None if turn is None else turn.usage)  # noqa: ASYNC102  # shielded and bounded inside
                 raise
             result = turn.result
             await conversation.finish(result.final_response, turn.usage)
