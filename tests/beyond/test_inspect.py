@@ -259,7 +259,7 @@ def test_samples_can_share_a_client_of_the_same_trio_run(offline, tmp_path):
     log, threads = trio.run(main)
     assert ends(log) == {"t0": ("C", None), "t1": ("C", None)}
     assert threads == 2
-    with pytest.raises(ValueError, match="do not give others"):
+    with pytest.raises(ValueError, match="do not pass others"):
         codex_agent(offline.config, codex=object())
 
 
