@@ -5,13 +5,14 @@ If its function is renamed or moved, ``tests/test_mutations.py`` suggests the ne
 
 Run all with ``python tests/mutations.py``, or some with the numbers of guarantees (``G3 G8``). Each mutation is made
 in a copy of the tree. An import hook would not do: the guard runs with ``-I -S``, which ignores hooks, and some tests
-read the source.
+read the source. Mutations of what needs Ray or Inspect are skipped where they are missing.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -56,6 +57,7 @@ class Mutation:
         where: A module below ``trio_codex`` and a function or variable in it, such as ``_link.calls:Calls.end``.
         operation: The change.
         test: The test that must fail.
+        needs: A module that it needs, and that the environment of developers may not have.
     """
 
     guarantee: str
@@ -63,6 +65,7 @@ class Mutation:
     where: str
     operation: object
     test: str
+    needs: str | None = None
 
     def apply(self, root):
         """Apply the mutation to the copy of the tree below ``root``."""
@@ -661,7 +664,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G24", "an attempt of an earlier process starts over",
-        "batch._engine:Engine._attempt", always("ended"),
+        "batch._engine:Engine._attempt", value("is_resumed", becomes="False"),
         "tests/batch/test_real_batches.py::test_leaving_a_batch_early_ends_its_turns_and_the_next_run_resumes",
     ),
     Mutation(
@@ -681,7 +684,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G24", "threads stay loaded in the server",
-        "batch._attempt:Attempt.clean_up", never("supervisor"),
+        "batch._attempt:Attempt.archive", never("_thread_id"),
         "tests/batch/test_real_batches.py::test_threads_of_ended_tasks_are_unloaded",
     ),
     Mutation(
@@ -703,6 +706,61 @@ MUTATIONS = [
         "G24", "leaving a batch records outcomes for interrupted tasks",
         "batch._batch:open_batch", never("engine"),
         "tests/batch/test_real_batches.py::test_leaving_a_batch_early_ends_its_turns_and_the_next_run_resumes",
+    ),
+    Mutation(
+        "G24", "conflicting shards are merged",
+        "batch._merge:_owners", never("differences"),
+        "tests/batch/test_merge.py::test_incompatible_shards_raise_an_error_that_names_the_difference",
+    ),
+    Mutation(
+        "G24", "an outcome in another shard is lost in the merge",
+        "batch._merge:_owners", never("outcomes"),
+        "tests/batch/test_merge.py::test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_ended",
+    ),
+    Mutation(
+        "G24", "text of a task ends the data element of a report",
+        "batch._report:_data", constant("\\u003c", "<"),
+        "tests/batch/test_reports.py::test_a_report_has_every_task_with_the_transcripts_and_times_of_its_attempts",
+    ),
+    Mutation(
+        "G24", "a cancelled shard ends as if it were complete",
+        "batch._shard:_run", never("cancelled_caught"),
+        "tests/beyond/test_shards.py::test_cancelling_a_shard_from_another_thread_ends_its_turns_on_the_server",
+    ),
+    Mutation(
+        "G24", "an exception that cannot be pickled leaves a shard",
+        "batch._shard:_portable", statement("loads", becomes="pass"),
+        "tests/beyond/test_shards.py::test_an_exception_that_cannot_be_pickled_is_replaced_by_one_that_can",
+    ),
+    Mutation(
+        "G24", "tasks of a lost worker are not run elsewhere",
+        "batch.ray:_Driver._is_lost", returns("False", "share"),
+        "tests/beyond/test_ray.py::test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again",
+        needs="ray",
+    ),
+    Mutation(
+        "G24", "tasks whose outcome a lost worker has sent run again",
+        "batch.ray:_Driver._store", call("pop", becomes="share.left.get(outcome.task.id)"),
+        "tests/beyond/test_ray.py::test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again",
+        needs="ray",
+    ),
+    Mutation(
+        "G24", "the log of Inspect lacks a response that a limit cuts off",
+        "inspect._agent:_Setup.run", statement("cut", becomes="pass"),
+        "tests/beyond/test_inspect.py::test_limits_end_the_turn_on_the_server_and_its_output_so_far_is_scored",
+        needs="inspect_ai",
+    ),
+    Mutation(
+        "G24", "Inspect counts tokens again with each response",
+        "inspect._record:Record.response", value("_before", becomes="self._before"),
+        "tests/beyond/test_inspect.py::test_the_log_has_messages_tool_calls_and_usage",
+        needs="inspect_ai",
+    ),
+    Mutation(
+        "G24", "Inspect scores a failed turn",
+        "inspect._agent:_Setup.run", never("failed"),
+        "tests/beyond/test_inspect.py::test_a_failed_turn_is_an_error_of_its_sample",
+        needs="inspect_ai",
     ),
     Mutation(
         "G25", "leaving a scope of a face does not wait for its cleanup",
@@ -778,6 +836,9 @@ async def main(*guarantees):
     survived = 0
     for mutation in MUTATIONS:
         if not guarantees or mutation.guarantee in guarantees:
+            if mutation.needs is not None and find_spec(mutation.needs) is None:
+                sys.stdout.write(f"skipped   {mutation.guarantee:3}  {mutation.what}: no {mutation.needs}\n")
+                continue
             status, output = await try_mutation(mutation)
             verdict = "killed" if status == FAILED else "SURVIVED"
             survived += status != FAILED

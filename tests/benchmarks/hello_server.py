@@ -1,5 +1,6 @@
 """A scripted server for batches whose turns all say "hello". Run as ``python -I -S hello_server.py DIRECTORY``."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -22,6 +23,15 @@ class HelloServer(app_server.Server):
         super().__init__(directory)
         # A real thread that can be resumed after a crash looks like this.
         self.results["thread/start"]["thread"]["historyMode"] = "paginated"
+
+    def take(self, line):
+        message = json.loads(line)
+        if message.get("method") == "thread/archive":
+            where = {"threadId": message["params"]["threadId"]}
+            self.write(
+                app_server.notification("thread/status/changed", **where, status={"type": "notLoaded"})
+            )
+        super().take(line)
 
     def start_turn(self, message):
         params = message["params"]

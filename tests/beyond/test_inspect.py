@@ -112,6 +112,10 @@ def test_limits_end_the_turn_on_the_server_and_its_output_so_far_is_scored(offli
     assert offline.statuses() == {"turn_aborted": 1}
     (found,) = log.samples
     assert found.messages[-1].tool_calls[0].function == "exec_command"
+    # The transcript has it, too, and its tokens count.
+    (event,) = [event for event in found.events if event.event == "model"]
+    assert event.output.message.tool_calls == found.messages[-1].tool_calls
+    assert found.model_usage["codex/mock-model"].total_tokens == 15
     assert not running("sleep 1000 # t0")
 
 
@@ -137,6 +141,9 @@ def test_token_and_message_limits_end_the_turn_when_exceeded(offline, tmp_path, 
     log = run(offline, tmp_path, [sample("sleep", 0)], **limits)
     assert ends(log) == {"t0": ("I", kind)}
     assert offline.statuses() == {"turn_aborted": 1}
+    # The response that exceeds the tokens is a message all the same.
+    roles = [message.role for message in log.samples[0].messages]
+    assert roles == ["user", "assistant"][: 2 if kind == "token" else 1]
 
 
 def test_a_failed_turn_is_an_error_of_its_sample(offline, tmp_path):
@@ -252,7 +259,7 @@ def test_samples_can_share_a_client_of_the_same_trio_run(offline, tmp_path):
     log, threads = trio.run(main)
     assert ends(log) == {"t0": ("C", None), "t1": ("C", None)}
     assert threads == 2
-    with pytest.raises(ValueError, match="do not give others"):
+    with pytest.raises(ValueError, match="do not pass others"):
         codex_agent(offline.config, codex=object())
 
 

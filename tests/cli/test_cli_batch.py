@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 
 import pytest
@@ -86,11 +87,14 @@ async def test_a_second_ctrl_c_interrupts_running_tasks_and_leaves_nothing_behin
 async def test_a_terminal_shows_a_progress_bar_and_failed_tasks(model, home, tasks):
     model.default = Response(Text("did it"))
     model.script("do t2").fail(400)
-    async with on_terminal("batch", "run", tasks, "--out", "out", home=home) as terminal:
+    async with on_terminal("batch", "run", tasks, "--out", "out", home=home, columns=80) as terminal:
         await terminal.expect("t2 failed after")
         await terminal.expect("4/4")
         assert await terminal.end() == 3
-    assert "1 failed · 3 ok · 0 running · 45 tokens" in terminal.seen
+    seen = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.seen)
+    assert "1 failed · 3 ok · 0 running · 45 tokens" in seen
+    # There is room for the echo of Ctrl-C, which would otherwise move the cursor to the next line.
+    assert max(map(len, re.findall(r"━[^\r\n]*", seen))) <= 77
 
 
 async def test_a_batch_runs_offline(home, tasks):

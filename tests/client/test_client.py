@@ -222,6 +222,35 @@ async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscri
     assert turns[0].result.status is TurnStatus.interrupted
 
 
+async def test_leaving_a_thread_that_was_unloaded_sends_nothing():
+    async with scripted() as (codex, server):
+        server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
+        async with await codex.thread_start() as thread:
+            await server.notify(
+                "thread/status/changed", {"threadId": thread.id, "status": {"type": "notLoaded"}}
+            )
+            await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected() == []
+
+
+async def test_leaving_a_thread_that_was_unloaded_and_opened_again_cleans_it():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
+
+        @nursery.start_soon
+        async def body():
+            async with await codex.thread_start() as thread:
+                await server.notify(
+                    "thread/status/changed", {"threadId": thread.id, "status": {"type": "notLoaded"}}
+                )
+                await trio.testing.wait_all_tasks_blocked()
+                async with await codex.thread_resume(thread.id):
+                    pass
+
+        await (await server.expect("thread/backgroundTerminals/clean")).answer({})
+        await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
+
+
 async def test_leaving_one_handle_does_not_affect_another_handle_of_the_thread():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/unsubscribe")

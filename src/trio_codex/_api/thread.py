@@ -449,11 +449,12 @@ class Thread(StoredThread):
         elif state.turn is not None and self._has_to_end(state.turn):
             state.turn.machine.leave()
             await session.ender.end_turn(state.turn)
-        if state.handles or state.pending:
+        # Unloading a thread, as archiving does, has ended its terminals and all subscriptions.
+        if state.handles or state.pending or state.is_unloaded:
             await trio.lowlevel.checkpoint()
             return
-        # These requests fail harmlessly if the thread is already archived, deleted or unloaded. If a turn of another
-        # client is still running, the terminals belong to that client.
+        # These requests fail harmlessly if that was not reported. If a turn of another client is still running, the
+        # terminals belong to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
             await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await thread_requests.unsubscribe_unless_followed(session, state)

@@ -270,8 +270,9 @@ class Router:
         params = object_of(event.raw)
         state = self._threads.find(str(params.get("threadId")))
         if state is not None:
-            flags = list_of(object_of(params.get("status")).get("activeFlags"))
-            state.flags = tuple(flag for flag in flags if isinstance(flag, str))
+            status = object_of(params.get("status"))
+            state.flags = tuple(flag for flag in list_of(status.get("activeFlags")) if isinstance(flag, str))
+            state.is_unloaded = status.get("type") == "notLoaded"
 
     def _on_settings(self, event: Event, where: Route) -> None:
         # Policies resolve relative paths against it, so take it from the server's report and not from a request.

@@ -330,6 +330,7 @@ class ThreadState:
         handles: The handles of this client for it.
         pending: The handles whose request to resume it is in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
+        is_unloaded: Whether the server has reported that it is no longer in memory, as after archiving it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
         starting_turn_id: The id of a turn that may have been about to run when the thread was opened.
         ended_turn: The latest turn, if it has ended since the thread was opened and no scope of this client ends it.
@@ -354,6 +355,7 @@ class ThreadState:
         self.handles: tuple[object, ...] = ()
         self.pending: tuple[PendingHandle, ...] = ()
         self.is_mute: bool = False
+        self.is_unloaded: bool = False
         self.unsubscribed: trio.Event | None = None
         self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: tuple[TurnState, ...] = ()
@@ -455,6 +457,7 @@ class ThreadState:
         if pending.budget is not None:
             self.meter = Meter("thread", pending.budget)
         self.cwd = cwd
+        self.is_unloaded = False
         if not pending.is_overtaken:
             self.is_mute = False
         self.ended_turn = None

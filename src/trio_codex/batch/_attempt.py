@@ -12,6 +12,7 @@ import trio
 from trio_codex import Budget, errors
 from trio_codex._core.user_code import call_user
 from trio_codex.batch._context import TaskContext, TaskThread
+from trio_codex.batch._journal import added
 from trio_codex.batch._values import Outcome
 from trio_codex.batch._workspaces import REMOVAL_SECONDS, directory_name
 
@@ -67,8 +68,6 @@ class Attempt:
 
     async def prepare(self) -> None:
         """Create the workspace, after removing the remains of an earlier program."""
-        self.progress.state = "begun"
-        self._journal.save(self._task, self.progress)
         self._plan.workspaces.mkdir(exist_ok=True)
         await call_user(self._plan.workspace.remove, self._directory)
         try:
@@ -79,12 +78,13 @@ class Attempt:
         self.progress.state = "open"
         self._journal.save(self._task, self.progress)
 
-    async def run(self, supervisor: Supervisor, starts: trio.Semaphore) -> Any:
+    async def run(self, supervisor: Supervisor, starts: trio.Semaphore, scope: AsyncExitStack) -> Any:
         """Call the solver, and return its value as plain JSON, or ``None`` if the time limit is exceeded.
 
         Args:
             supervisor: The server.
             starts: Limits how many attempts start concurrently. Waiting for it does not count as time of the task.
+            scope: Leaves the thread.
         """
         async with AsyncExitStack() as start:
             await start.enter_async_context(starts)
@@ -93,7 +93,7 @@ class Attempt:
                 with trio.CancelScope() as limit:
                     if self._plan.budget.task_seconds is not None:
                         limit.deadline = self._started + self._plan.budget.task_seconds - self._before[0]
-                    return await self._solve(supervisor, start)
+                    return await self._solve(supervisor, start, scope)
             finally:
                 self._record()
         self.is_late = True
@@ -105,35 +105,36 @@ class Attempt:
         if self._started is not None:
             self.progress.seconds = seconds + trio.current_time() - self._started
         used = None if self._thread is None else self._thread.usage
-        self.progress.current = used if usage is None else usage if used is None else usage + used
+        self.progress.current = added(usage, used)
         self._journal.save(self._task, self.progress)
 
-    async def _solve(self, supervisor: Supervisor, start: AsyncExitStack) -> Any:
+    async def _solve(self, supervisor: Supervisor, start: AsyncExitStack, scope: AsyncExitStack) -> Any:
         plan, task = self._plan, self._task
         options: Any = {**plan.options, "cwd": self._directory, "budget": self._rest_of_budget()}
         turn_options: Any = dict(task.options)
-        async with supervisor.thread(f"{task.id}#{self.progress.attempt}", **options) as thread:
-            self._thread_id = thread.id
-            self._thread = TaskThread(
-                thread,
-                turn_options,
-                "raise" if plan.on_death == "fresh" else "continue",
-                on_start=start.aclose,
-                on_end=self._record,
-            )
-            context = TaskContext(
-                task=task,
-                thread=self._thread,
-                workspace=self._directory,
-                attempt=self.progress.attempt,
-                codex=await supervisor.ready(),
-            )
-            try:
-                value = await call_user(plan.solve, context)
-            finally:
-                with suppress(errors.ThreadClosed):
-                    self._thread_id = thread.id
-            return msgspec.json.decode(msgspec.json.encode(value))
+        opening = supervisor.thread(f"{task.id}#{self.progress.attempt}", **options)
+        thread = await scope.enter_async_context(opening)
+        self._thread_id = thread.id
+        self._thread = TaskThread(
+            thread,
+            turn_options,
+            "raise" if plan.on_death == "fresh" else "continue",
+            on_start=start.aclose,
+            on_end=self._record,
+        )
+        context = TaskContext(
+            task=task,
+            thread=self._thread,
+            workspace=self._directory,
+            attempt=self.progress.attempt,
+            codex=await supervisor.ready(),
+        )
+        try:
+            value = await call_user(plan.solve, context)
+        finally:
+            with suppress(errors.ThreadClosed):
+                self._thread_id = thread.id
+        return msgspec.json.decode(msgspec.json.encode(value))
 
     def _rest_of_budget(self) -> Budget | None:
         """Return the budget of the thread: the limits minus the usage of earlier attempts.
@@ -175,28 +176,22 @@ class Attempt:
         else:
             self._journal.finish(outcome, progress)
 
-    async def clean_up(self, outcome: Outcome | None, supervisor: Supervisor | None) -> None:
-        """Archive the thread, to free its memory in the server, and remove the workspace.
+    async def archive(self, supervisor: Supervisor) -> None:
+        """Archive the thread, to free its memory in the server. This also ends its commands."""
+        await trio.lowlevel.checkpoint()
+        if self._thread_id is not None:
+            # If the server has died, its memory is free; if it has not stored the thread, there is nothing to archive.
+            with suppress(errors.RpcError, errors.ConnectionBroken, errors.RequestTimeout):
+                await (await supervisor.ready()).thread_archive(self._thread_id)
 
-        If this fails, it is repeated when the batch is opened again.
+    async def clean_up(self, outcome: Outcome | None) -> None:  # noqa: ASYNC910  # the caller has archived
+        """Remove the workspace. If this fails, it is repeated when the batch is opened again.
 
         Args:
             outcome: The outcome of the task, if it has one.
-            supervisor: The server; ``None`` if it has ended.
         """
-        thread_id = self._thread_id or (None if outcome is None else outcome.thread_id)
         is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
-        try:
-            # The outcome is recorded, so the batch may already have been left.
-            await trio.lowlevel.checkpoint()
-            if thread_id is not None and supervisor is not None:
-                # If the server has died, its memory is free; if it has not stored the thread, there is nothing to
-                # archive.
-                with suppress(errors.RpcError, errors.ConnectionBroken, errors.RequestTimeout):
-                    await (await supervisor.ready()).thread_archive(thread_id)
-        finally:
-            is_clean = is_kept or self._plan.keep == "all" or await self._remove()  # noqa: ASYNC102  # bounded
-        if is_clean:
+        if is_kept or self._plan.keep == "all" or await self._remove():
             self.progress.state = "ended"
             self._journal.save(self._task, self.progress)
 

@@ -21,6 +21,7 @@ from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
 from trio_codex.supervision._journal import Journal as ThreadJournal
+from trio_codex.supervision._scope import with_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -191,7 +192,7 @@ async def open_batch(
         "config_overrides": repr(tuple(config.config_overrides)),
         "on_death": on_death,
         "shard": repr(shard),
-        "solve": "the prompt" if solve is solve_prompt else _name_of(solve),
+        "solve": "the prompt" if solve is solve_prompt else name_of(solve),
         "thread_options": repr(sorted((name, options[name]) for name in options if name not in UNCOMPARED)),
         "tools": repr([tool.name for tool in tools]),
         "workspace": repr(workspace),
@@ -225,7 +226,7 @@ async def open_batch(
             pool = Servers(server_plan, threads)
             async with pool.open():
                 engine = Engine(plan, journal, pool)
-                async with _beside(engine):
+                async with with_task(engine.run, lambda _: None):
                     yield Batch(engine, journal, directory)
                 if engine.left:
                     raise _Unfinished
@@ -261,45 +262,14 @@ def _without_tmp(config: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def _beside(engine: Engine) -> AsyncGenerator[None]:
-    """Run the engine concurrently with the body, and end it with the body. If it fails, the body is cancelled.
-
-    The body's own exception takes precedence. Exceptions are not wrapped in a group.
-    """
-    body, body_error = trio.CancelScope(), None
-    failures: list[BaseException] = []
-
-    @trio.lowlevel.enable_ki_protection
-    async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
-        try:
-            await engine.run()
-        except Exception as exc:
-            failures.append(exc)
-            body.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        try:
-            with body:
-                yield
-        except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the nursery, which would wrap it
-            body_error = exc
-        nursery.cancel_scope.cancel()
-    # Raise outside the handler, so that the exception gets no context.
-    for error in (body_error, *failures):
-        if error is not None:
-            raise error
-
-
 def _joint(budget: BatchBudget) -> Budget | None:
     if budget.tokens is None and budget.seconds is None and budget.turns is None:
         return None
     return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
 
 
-def _name_of(solve: object) -> str:
+def name_of(solve: object) -> str:
+    """Return the name of a function, as an earlier program has recorded it."""
     while isinstance(solve, partial):
         solve = cast("partial[object]", solve).func
     named: Any = solve if hasattr(solve, "__qualname__") else type(solve)
@@ -315,11 +285,8 @@ def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
     Raises:
         JournalError: There is no batch.
     """
-    journal = Journal(Path(out), writes=False)
-    try:
+    with closing(Journal(Path(out), writes=False)) as journal:
         return [outcome for _, outcome in journal.outcomes()]
-    finally:
-        journal.close()
 
 
 def read_status(out: str | os.PathLike[str]) -> BatchStatus:
@@ -331,9 +298,6 @@ def read_status(out: str | os.PathLike[str]) -> BatchStatus:
     Raises:
         JournalError: There is no batch.
     """
-    journal = Journal(Path(out), writes=False)
-    try:
+    with closing(Journal(Path(out), writes=False)) as journal:
         outcomes, tokens = journal.tally()
         return BatchStatus(total=journal.count(), running=journal.open(), outcomes=outcomes, tokens=tokens)
-    finally:
-        journal.close()

@@ -122,7 +122,7 @@ class Engine:
         await trio.lowlevel.checkpoint()
         for outcome in self._journal.uncleaned():
             progress = self._journal.progress(outcome.task)
-            await Attempt(self._plan, self._journal, outcome.task, progress).clean_up(outcome, None)
+            await Attempt(self._plan, self._journal, outcome.task, progress).clean_up(outcome)
 
     async def _complete(self, task: Task) -> None:
         """Run attempts at a task until it has an outcome, or the batch stops."""
@@ -130,8 +130,9 @@ class Engine:
         progress = self._journal.progress(task)
         is_done = False
         while not is_done and self.problem is None:
-            with trio.CancelScope(deadline=self._brakes.until()):
-                await self._stopped.wait()
+            if (until := self._brakes.until()) > trio.current_time():
+                with trio.move_on_at(until):
+                    await self._stopped.wait()
             async with self._slot(alone=progress.deaths >= self._plan.retry.deaths):
                 if self.problem is not None:
                     return
@@ -158,28 +159,34 @@ class Engine:
         await trio.lowlevel.checkpoint()
         is_resumed = progress.state == "open"
         if progress.state == "over":
-            await Attempt(self._plan, self._journal, task, progress).clean_up(None, None)
-        # An attempt that had only begun to create its workspace starts over.
-        if progress.state in ("over", "ended"):
+            await Attempt(self._plan, self._journal, task, progress).clean_up(None)
+        if not is_resumed:
             progress.attempt += 1
         attempt = Attempt(self._plan, self._journal, task, progress)
+        outcome: Outcome | None = None
         async with self._servers.one() as supervisor:
             try:
-                if not is_resumed:
-                    await attempt.prepare()
-                value = await attempt.run(supervisor, self._starts)
-                self._brakes.release()
-                outcome: Outcome | None = attempt.outcome("timed_out" if attempt.is_late else "ok", value)
-            except _FATAL:
-                raise
-            except Exception as exc:
-                outcome = self._judge(attempt, _single(exc), is_resumed=is_resumed)
-            attempt.end(outcome)
-            if outcome is not None:
-                self._statuses[outcome.status] += 1
-                self._tokens += 0 if outcome.usage is None else outcome.usage.total_tokens or 0
-                self._wake()
-            await attempt.clean_up(outcome, supervisor)
+                async with AsyncExitStack() as scope:
+                    try:
+                        if not is_resumed:
+                            await attempt.prepare()
+                        value = await attempt.run(supervisor, self._starts, scope)
+                        self._brakes.release()
+                        outcome = attempt.outcome("timed_out" if attempt.is_late else "ok", value)
+                    except _FATAL:
+                        raise
+                    except Exception as exc:
+                        outcome = self._judge(attempt, _single(exc), is_resumed=is_resumed)
+                    attempt.end(outcome)
+                    if outcome is not None:
+                        self._statuses[outcome.status] += 1
+                        self._tokens += 0 if outcome.usage is None else outcome.usage.total_tokens or 0
+                        self._wake()
+                    # An archived thread is left without further requests.
+                    await attempt.archive(supervisor)
+            finally:
+                if progress.state == "over":
+                    await attempt.clean_up(outcome)  # noqa: ASYNC102  # shielded and bounded inside
         return outcome is not None
 
     def _judge(self, attempt: Attempt, error: Exception, *, is_resumed: bool) -> Outcome | None:

@@ -43,14 +43,19 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 )
 
 
+def added(one: TokenUsage | None, other: TokenUsage | None) -> TokenUsage | None:
+    """Return the sum of two usages, either of which may be unknown."""
+    return other if one is None else one if other is None else one + other
+
+
 @attrs.define(kw_only=True)
 class Progress:
     """The progress of a task.
 
     Attributes:
         attempt: The number of the latest attempt; 0 if there was none.
-        state: The state of that attempt: ``"begun"`` before its workspace is created, ``"open"`` before its thread is
-            started, ``"over"`` once it will not continue, and ``"ended"`` once it is cleaned up.
+        state: The state of that attempt: ``"open"`` once its workspace is created, ``"over"`` once it will not continue, and
+            ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a transient reason.
         deaths: How many deaths of the server interrupted a turn of the task.
         seconds: Seconds during which attempts have run.
@@ -69,13 +74,7 @@ class Progress:
     @property
     def total(self) -> TokenUsage | None:
         """Tokens used by all attempts."""
-        return (
-            self.current
-            if self.usage is None
-            else self.usage
-            if self.current is None
-            else self.usage + self.current
-        )
+        return added(self.usage, self.current)
 
 
 class Journal:
@@ -197,7 +196,7 @@ class Journal:
     def open(self) -> tuple[str, ...]:
         """Return the ids of the tasks that have an open attempt and no outcome."""
         rows = self._db.rows(
-            "select id from tasks where state in ('begun', 'open') and id not in (select id from outcomes) order by rowid"
+            "select id from tasks where state='open' and id not in (select id from outcomes) order by rowid"
         )
         return tuple(name for (name,) in rows)
 

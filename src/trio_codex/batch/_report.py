@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import time
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -65,12 +66,9 @@ async def write_report(
     """
     await trio.lowlevel.checkpoint()
     directory, target = Path(out), Path(path)
-    journal = Journal(directory, writes=False)
-    try:
+    with closing(Journal(directory, writes=False)) as journal:
         outcomes = [outcome for _, outcome in journal.outcomes()]
         left, opened = journal.todo(), set(journal.open())
-    finally:
-        journal.close()
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         # Check the path first, because reading the transcripts takes time.

@@ -6,12 +6,14 @@ The driver has the journal. Workers send outcomes immediately; if a worker is lo
 from __future__ import annotations
 
 import importlib
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from trio_codex import errors
+from trio_codex.batch._batch import name_of
 from trio_codex.batch._journal import Journal
 from trio_codex.batch._shard import ShardSpec, run_shard
 from trio_codex.batch._tasks import checked_tasks
@@ -107,11 +109,10 @@ def run(
     chosen = dict(options or {})
     settings = {
         "engine": "ray",
-        "solve": _name_of(solve),
+        "solve": name_of(solve) if callable(solve) else solve or "the prompt",
         **{name: repr(chosen[name]) if name in chosen else "the default" for name in COMPARED},
     }
-    journal = Journal(directory, writes=True)
-    try:
+    with closing(Journal(directory, writes=True)) as journal:
         journal.begin(settings, checked_tasks(tasks, None), allow_changes=bool(chosen.get("allow_changes")))
         if on_outcome is not None:
             for _, outcome in journal.outcomes():
@@ -128,8 +129,6 @@ def run(
         )
         driver.run()
         return [outcome for _, outcome in journal.outcomes()]
-    finally:
-        journal.close()
 
 
 @attrs.define(kw_only=True)
@@ -254,9 +253,3 @@ def _work(spec: ShardSpec, index: int, queue: Any) -> None:
 def _divided(tasks: list[Task], shards: int) -> list[_Share]:
     shares = [{task.id: task for task in tasks[index::shards]} for index in range(min(shards, len(tasks)))]
     return [_Share(index, share) for index, share in enumerate(shares)]
-
-
-def _name_of(solve: object) -> str:
-    if solve is None or isinstance(solve, str):
-        return solve or "the prompt"
-    return f"{getattr(solve, '__module__', '?')}:{getattr(solve, '__qualname__', repr(solve))}"

@@ -15,7 +15,7 @@ import click
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
 
 from trio_codex import errors
 from trio_codex._core.user_code import import_function
@@ -37,7 +37,9 @@ from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from rich.progress import Task as RichTask
 
     from trio_codex import CodexConfig
     from trio_codex.batch import Batch, BatchStatus, Outcome, TaskContext, Workspace
@@ -185,12 +187,22 @@ class _Lines:
         sys.stdout.flush()
 
 
+class _Progress(Progress):
+    """Leaves room for the ``^C`` that a terminal echoes, which would otherwise move the cursor to the next line."""
+
+    def make_tasks_table(self, tasks: Iterable[RichTask]) -> Table:
+        table = super().make_tasks_table(tasks)
+        # The console is unknown in the constructor, which calls this, too.
+        table.width = self.console.width - len("^C") - 1 if hasattr(self, "live") else None
+        return table
+
+
 class _Bar:
     """A progress bar on a terminal, and one line above it for each outcome that is not ok."""
 
     def __init__(self, console: Console, batch: Batch) -> None:
         self._batch = batch
-        self._progress = Progress(
+        self._progress = _Progress(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[details]}", table_column=Column(no_wrap=True, overflow="ellipsis")),

@@ -118,12 +118,13 @@ class _Setup:
                 await thread.inject_items(prompt.history)
             model = thread.info.model or options.get("model") or "default"
             conversation = Conversation(state, Record(model))
+            turn = None
             try:
                 async with thread.turn(prompt.input) as turn:
                     async for event in turn:
                         await conversation.feed(event, turn.usage)
             except BaseException:
-                conversation.cut()
+                await conversation.cut(None if turn is None else turn.usage)  # noqa: ASYNC102  # shielded and bounded inside
                 raise
             result = turn.result
             await conversation.finish(result.final_response, turn.usage)

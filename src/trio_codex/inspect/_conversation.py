@@ -45,6 +45,10 @@ SILENT: Final = frozenset(
 """Items that are neither text from the model nor tool calls."""
 
 
+CUT_SECONDS: Final = 5.0
+"""How long recording the rest of a turn may take. It calls no model, so only a log that cannot be written takes time."""
+
+
 @attrs.frozen
 class Prompt:
     """The instructions and history of a thread, and the input of its turn."""
@@ -162,13 +166,10 @@ class Conversation:
         if final_response is not None and output.completion != final_response:
             self._state.output = ModelOutput.from_content(output.model, final_response)
 
-    def cut(self) -> None:
-        """Append the unrecorded rest of a turn that was cut short, whether or not it exceeds a limit."""
-        message = self._message()
-        with suppress(LimitExceededError):
-            if message is not None:
-                self._state.messages.append(message)
-            self._append_results()
+    async def cut(self, usage: TokenUsage | None) -> None:  # noqa: ASYNC910  # must not be cancelled
+        """Record the rest of a turn that was cut short, whether or not it exceeds a limit."""
+        with trio.move_on_after(CUT_SECONDS, shield=True), suppress(LimitExceededError):
+            await self._flush(usage)
 
     def _take(self, item: Mapping[str, Any], *, is_done: bool) -> None:
         kind, identity = str(item.get("type")), str(item.get("id"))
@@ -191,11 +192,15 @@ class Conversation:
     async def _flush(self, usage: TokenUsage | None) -> None:
         """Record a response of the model, if there was one."""
         await trio.lowlevel.checkpoint()
-        message = self._message()
+        messages, message = self._state.messages, self._message()
         if message is not None:
-            output = await self._record.response(list(self._state.messages), message, usage)
-            self._state.output = output
-            self._state.messages.append(output.message)
+            try:
+                self._state.output = await self._record.response(list(messages), message, usage)
+            except LimitExceededError:
+                with suppress(LimitExceededError):  # of messages
+                    messages.append(message)
+                raise
+            messages.append(self._state.output.message)
         self._append_results()
 
     def _message(self) -> ChatMessageAssistant | None:
