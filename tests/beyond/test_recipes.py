@@ -56,7 +56,7 @@ def test_a_job_that_runs_out_of_time_ends_its_turns_and_the_next_job_continues(o
         offline.wait_for("stall t0")
         process.terminate()  # as Slurm does 30 s before SIGKILL
         assert process.wait(SECONDS) == 1
-        assert process.stderr.read() == b"the batch stopped with 1 tasks left: it was cancelled\n"
+        assert process.stderr.read() == b"the batch stopped with 1 task left: it was cancelled\n"
     offline.wait_until_dropped("stall t0")
     with job(offline, tasks, "SLURM_ARRAY_TASK_ID", 0, count=1) as process:
         assert process.stdout.read() == b"1 of 1 tasks are ok\n"

@@ -155,5 +155,5 @@ def test_a_program_can_cancel_its_shard_on_sigterm(offline):
         process.stdin.close()
         offline.wait_for("hang t0")
         process.terminate()
-        assert process.stdout.read() == b"the batch stopped with 1 tasks left: it was cancelled\n"
+        assert process.stdout.read() == b"the batch stopped with 1 task left: it was cancelled\n"
         offline.wait_until_dropped("hang t0")

@@ -153,9 +153,8 @@ async def _watch(batch: Batch) -> None:
             raise CommandFailed(f"{one_line(str(stopped))}. Run the same command to resume", status)
     if scope.cancelled_caught:
         left = batch.status().total - batch.status().done
-        raise CommandFailed(
-            f"interrupted with {left} tasks left. Run the same command to resume", INTERRUPTED
-        )
+        tasks = "1 task" if left == 1 else f"{left} tasks"
+        raise CommandFailed(f"interrupted with {tasks} left. Run the same command to resume", INTERRUPTED)
 
 
 async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelScope) -> None:

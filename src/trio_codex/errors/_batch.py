@@ -50,7 +50,7 @@ class MergeConflict(BatchError):
 
 @error_class
 class BatchStopped(BatchError):
-    """The batch has ended before every task had an outcome. Open it again, with the same directory, to go on.
+    """The batch has ended before every task had an outcome. Open it again with the same directory to resume.
 
     Attributes:
         problem: Why.
@@ -61,7 +61,8 @@ class BatchStopped(BatchError):
     left: int
 
     def __str__(self) -> str:
-        return f"the batch stopped with {self.left} tasks left: {self.problem}"
+        tasks = "1 task" if self.left == 1 else f"{self.left} tasks"
+        return f"the batch stopped with {tasks} left: {self.problem}"
 
 
 @error_class
