@@ -63,7 +63,7 @@ async def run_turns(run, setting):
     """Run short turns sequentially, and return the cost of one."""
     for number in range(WARM):
         await run(f"warm {number}")
-    count = setting.pick(60, 20)
+    count = setting.pick(200, 20)
     with Stopwatch() as watch:
         for number in range(count):
             assert (await run(f"hello {number}")).final_response == "hello"

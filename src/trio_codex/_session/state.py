@@ -76,7 +76,6 @@ class TurnState:
         policy: The policy given for this turn.
         started: Set when the server has announced it. Before that the server rejects an interrupt (Q1).
         is_stored: Whether it is known that the server has stored its input.
-        stored: Set with ``is_stored``, or once it is no longer live.
         ended: Set once it is no longer live.
         last_event_at: When its last event arrived, on Trio's clock.
         meter: Counts the resources used by it and by the agents it spawned.
@@ -113,7 +112,7 @@ class TurnState:
         self.agent_callbacks: CallbackGroup | None = None
         self.started: trio.Event = trio.Event()
         self.is_stored: bool = False
-        self.stored: trio.Event = trio.Event()
+        self._stored: trio.Event | None = None
         self.ended: trio.Event = trio.Event()
         self.last_event_at: float = trio.current_time()
         self.agents_usage: TokenUsage | None = None
@@ -223,7 +222,17 @@ class TurnState:
     def note_stored(self) -> None:
         """Record that the server has stored its input."""
         self.is_stored = True
-        self.stored.set()
+        if self._stored is not None:
+            self._stored.set()
+
+    @property
+    def stored(self) -> trio.Event:
+        """Set with ``is_stored``, or once it is no longer live. Most turns are not asked, and need no event."""
+        if self._stored is None:
+            self._stored = trio.Event()
+            if self.is_stored or self.ended.is_set():
+                self._stored.set()
+        return self._stored
 
     def note_interrupt(self) -> None:
         if self._record is not None and self._record.interrupted_at is None:
@@ -299,8 +308,9 @@ class TurnState:
 
     def _close(self, status: str) -> None:
         self.started.set()
-        self.stored.set()
         self.ended.set()
+        if self._stored is not None:
+            self._stored.set()
         budget_tracker, self.budget_tracker = self.budget_tracker, None
         if budget_tracker is not None:
             budget_tracker.close()
