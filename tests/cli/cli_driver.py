@@ -108,8 +108,10 @@ class Process:
             os.close(each)
 
     def send_signal(self, number):
-        if not select.select([self._status], [], [], 0)[0]:  # it is still running
-            os.kill(self.pid, number)
+        # A status that was read leaves the pipe empty, and not closed at once.
+        if self.returncode is None and not select.select([self._status], [], [], 0)[0]:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     async def wait(self):
         if self.returncode is None:
