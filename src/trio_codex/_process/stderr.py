@@ -60,7 +60,8 @@ class StderrRing:
     def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None, log_records: bool = True) -> str:
         """Return the last ``limit`` bytes as readable text, or of them only what arrived within so many ``seconds``.
 
-        Without ``log_records`` it leaves out the records of the server's log. Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
+        Without ``log_records``, the records of the server's log are left out. Invalid UTF-8 is replaced. Terminal escapes
+        and control characters other than tab and newline are removed.
         """
         if seconds is not None:
             since = time.monotonic() - seconds

@@ -257,7 +257,7 @@ class TurnState:
         self.last_event_at = now
         if event.method in REDUCED:
             self.reducer.feed(event.method, event.json)
-            if event.method in STORED_SIGNS and not self.is_stored:
+            if not self.is_stored and event.method in STORED_SIGNS:
                 self.note_stored()
         for sink in self.sinks:
             sink.put(event)
