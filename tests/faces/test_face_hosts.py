@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -19,6 +20,7 @@ from trio_codex import errors
 from trio_codex._face.host import HOSTS
 from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import MOST_IDLE
+from trio_codex.blocking._interrupts import interrupts
 
 BLOCKING, AIO = FACES
 
@@ -82,6 +84,36 @@ def test_ctrl_c_while_the_first_client_starts_leaves_no_thread_behind(attack):
         assert opened == closed
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert seen > 40
+
+
+LONG_STEP = """
+import os, signal, time
+
+def be_interrupted(seconds):
+    end = time.monotonic() + seconds
+    os.kill(os.getpid(), signal.SIGINT)
+    while time.monotonic() < end:
+        time.sleep(0)
+"""
+
+
+def test_ctrl_c_during_a_long_step_of_the_face_is_deferred_without_nested_handlers(monkeypatch):
+    module, depths = {"__name__": "trio_codex._face.long_step"}, []
+    exec(LONG_STEP, module)
+
+    def put_off(put_off=interrupts._put_off):
+        frames = (frame for frame, _ in traceback.walk_stack(None))
+        depths.append(sum(frame.f_code.co_name == "_handle" for frame in frames))
+        put_off()
+
+    with open_bare(BLOCKING):
+        monkeypatch.setattr(interrupts, "_put_off", put_off)
+        with pytest.raises(KeyboardInterrupt):
+            module["be_interrupted"](0.2)
+            time.sleep(1)
+    # It is sent again every millisecond, so only a busy machine nests them.
+    assert 2 <= len(depths) <= 250
+    assert max(depths) < 5
 
 
 def test_a_call_has_the_context_of_its_caller_although_its_task_is_reused():

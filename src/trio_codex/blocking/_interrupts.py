@@ -12,6 +12,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from trio_codex._face.host import HOSTS
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ PROTECTED: Final = ("trio_codex.blocking", "trio_codex._face")
 
 USER_CODE: Final = "trio_codex._face.callbacks"
 """The module that calls user functions in this thread."""
+
+RETRY_SECONDS: Final = 0.001
+"""Seconds after which a deferred interrupt is sent again. Sent at once, it would often arrive before the handler has
+returned, which would nest handlers without a limit."""
 
 _current_handler: Final[Callable[[int], Any]] = importlib.import_module("_signal").getsignal
 """Skip the conversion to an enum, which takes 10 µs per call."""
@@ -92,13 +98,16 @@ class Interrupts:
             with suppress(RuntimeError):  # it was already released
                 self.waiting.release()
         # The main thread may not wait again, because a call may just be returning to the program.
-        any(host.post(self._send_again) for host in tuple(HOSTS))
+        any(host.post(trio.lowlevel.spawn_system_task, self._send_again) for host in tuple(HOSTS))
 
-    def _send_again(self) -> None:
+    async def _send_again(self) -> None:
         """From the Trio thread, interrupt the main thread again, unless the interrupt has been raised."""
-        if self.pending and self.waiting is None:
-            self._was_sent_again = True
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        try:
+            await trio.sleep(RETRY_SECONDS)
+        finally:  # also if the thread is ending
+            if self.pending and self.waiting is None:
+                self._was_sent_again = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 interrupts: Final = Interrupts()
