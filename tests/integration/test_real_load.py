@@ -54,7 +54,11 @@ async def test_only_with_flow_control_six_thousand_requests_at_once_are_all_answ
                 monkeypatch.setattr(_flow, "LINES", 10**6)
                 monkeypatch.setattr(_flow, "BARRIER_LINES", 10**6)
                 unbounded = home.config(CodexConfig(request_window=3000, request_timeout=2))
-                outcomes = await ask_often(unbounded, 3000, refusals)
+                # The queue of a fast server does not always overflow.
+                for _ in range(8):
+                    outcomes = await ask_often(unbounded, 3000, refusals)
+                    if refusals.count or any(outcomes):
+                        break
     lost = {outcome for outcome in outcomes if outcome is not None}
     assert lost <= {errors.ServerBusyError, errors.RequestTimeout}
     assert lost or refusals.count, "the server coped without flow control: its limits may have grown"
