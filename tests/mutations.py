@@ -482,22 +482,22 @@ MUTATIONS = [
     Mutation(
         "G21", "a turn that is left running is interrupted",
         "_api.turn:open_turn", never("outlives_scope"),
-        "tests/turns/test_rejoin.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
+        "tests/turns/test_leave_running.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
     ),
     Mutation(
         "G21", "closing the client ends what was left running",
         "_session.state:TurnState.ends_with_scope", operand("outlives_scope", becomes="True"),
-        "tests/turns/test_rejoin.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
+        "tests/turns/test_leave_running.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
     ),
     Mutation(
         "G21", "a limit does not end a turn that may be left running",
         "_api.turn:open_turn", operand("has_failed", becomes="True"),
-        "tests/turns/test_rejoin.py::test_exceeding_a_limit_ends_a_turn_despite_leave_running",
+        "tests/turns/test_leave_running.py::test_exceeding_a_limit_ends_a_turn_despite_leave_running",
     ),
     Mutation(
         "G21", "a pending request is answered after its turn was left",
         "_session.ending:TurnEnder.release", drop("park_requests"),
-        "tests/turns/test_rejoin.py::test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy",
+        "tests/turns/test_leave_running.py::test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy",
     ),
     Mutation(
         "G21", "a request made after its turn was left is decided immediately",
