@@ -15,6 +15,7 @@ from trio_codex._core.log import logger
 from trio_codex._core.user_code import call_user
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
+from trio_codex._session.lineage import ancestors_of, is_left_running, owner_of
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
 from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
@@ -91,8 +92,8 @@ def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
     """Whether a request is about a turn that this client neither started nor rejoined, so that another client answers it."""
     if state is None or state.turn is None:
         # Where nobody else is known to be asked, it would wait forever.
-        return approvals.has_peers and (state is None or state.owner is None)
-    return (approvals.is_shared or state.is_left_running) and state.owner is None
+        return approvals.has_peers and owner_of(state) is None
+    return (approvals.is_shared or is_left_running(state)) and owner_of(state) is None
 
 
 def _leave(entry: Entry, turn: TurnState | None) -> None:
@@ -112,7 +113,7 @@ def _deciders(
     approvals: Approvals, kind: Kind, question: object, state: ThreadState | None
 ) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
     """Yield the callbacks that may decide, innermost first, with their levels and names."""
-    owner = state.owner if state is not None else None
+    owner = owner_of(state)
     thread = owner.thread if owner is not None else state
     levels = (
         (DecidedBy.turn, owner.policy if owner is not None else None),
@@ -139,7 +140,7 @@ def _deciders(
 
 def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
     """Return the callback group of the turn that sent a request on this thread."""
-    owner = state.owner if state is not None else None
+    owner = owner_of(state)
     turn = state.turn if state is not None else None
     if turn is None or turn.owned or (owner is not None and owner.machine.was_left):
         return _owners_group(approvals, state)
@@ -153,7 +154,7 @@ def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
 
 def _owners_group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
     """Return the callback group of the open turn that owns this thread."""
-    owner = state.owner if state is not None else None
+    owner = owner_of(state)
     if owner is None or owner.callbacks is None or owner.ended.is_set():
         # A child agent may send requests after its parent's turn has ended (Q24). Then no open turn owns them.
         return approvals.unowned
@@ -238,7 +239,7 @@ def _request_context(state: ThreadState | None, where: Route | None) -> RequestC
     if state is None:
         return RequestContext(named=named)
     turn = state.turn
-    ancestors = tuple(state.ancestors())
+    ancestors = ancestors_of(state)
     if turn is None:
         return RequestContext(ancestors=ancestors, cwd=state.cwd, named=named)
     return RequestContext(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get, named=named)

@@ -13,6 +13,7 @@ import trio
 from trio_codex._core.json import UNREADABLE, list_of, object_of, parse_object, string_of
 from trio_codex._session.audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._session.held import Openings
+from trio_codex._session.lineage import charge
 from trio_codex._session.listeners import KEYED_NOTIFICATIONS
 from trio_codex._values.event import Event, Route, ids_of_ended, route
 from trio_codex._values.turn_result import REDUCED
@@ -331,7 +332,7 @@ class Router:
         used = self._counters.take(thread_id, params)
         if used is None:
             return
-        state.charge(turn, used)
+        charge(state, turn, used)
         self._meter.add(used)
 
     def _publish_agent_event(self, state: ThreadState, event: Event) -> None:

@@ -16,7 +16,6 @@ from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._session.budget import Meter
 from trio_codex._session.turn_machine import Phase, TurnMachine
 from trio_codex._values.turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
-from trio_codex._values.usage import plus
 from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
@@ -396,30 +395,6 @@ class ThreadState:
             parent = parent.thread.parent
 
     @property
-    def owner(self) -> TurnState | None:
-        """The open turn of this client that this thread works for: its own turn, or one that spawned it."""
-        if self.turn is not None and self.turn.owned:
-            return self.turn
-        for parent in self.parents():
-            for turn in (parent, parent.thread.turn):
-                if turn is not None and turn.owned:
-                    return turn
-        return None
-
-    @property
-    def is_left_running(self) -> bool:
-        """Whether the turn that it works for, its own or one that spawned it, goes on without its scope."""
-        turns, parent = [self.turn], self.parent
-        while parent is not None and parent not in turns:
-            turns.append(parent)
-            parent = parent.thread.parent
-        return any(turn is not None and turn.outlives_scope and not turn.owned for turn in turns)
-
-    def ancestors(self) -> list[str]:
-        """Ids of the threads above it, starting with the one that spawned it; empty if it was not spawned."""
-        return [parent.thread.id for parent in self.parents()]
-
-    @property
     def is_followed(self) -> bool:
         """Whether a handle, an open turn or the cleanup of a scope needs its events."""
         if self.handles or self.pending:
@@ -436,16 +411,6 @@ class ThreadState:
             not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up)
             for parent in self.parents()
         )
-
-    def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
-        """Add the tokens used by one of its turns, here and for all turns and threads that it works for."""
-        if turn is not None:
-            turn.meter.add(used)
-        self.meter.add(used)
-        for parent in self.parents():
-            parent.meter.add(used)
-            parent.agents_usage = plus(parent.agents_usage, used)
-            parent.thread.meter.add(used)
 
     def expect(self, pending: PendingHandle) -> None:
         """Register a handle whose request to resume it is about to be written."""
