@@ -393,3 +393,29 @@ def _definitions(body, prefix=""):
             yield node, prefix + defined
         if isinstance(node, DEFINITIONS):
             yield from _definitions(node.body, f"{prefix}{node.name}.")
+
+
+@attrs.frozen
+class Mutation:
+    """One mutation.
+
+    Attributes:
+        guarantee: The number of the guarantee that it breaks.
+        what: How the code misbehaves then.
+        where: A module below ``trio_codex`` and a function or variable in it, such as ``_link.calls:Calls.end``.
+        operation: The change.
+        test: The test that must fail.
+        needs: A module that it needs, and that the environment of developers may not have.
+    """
+
+    guarantee: str
+    what: str
+    where: str
+    operation: object
+    test: str
+    needs: str | None = None
+
+    def apply(self, root):
+        """Apply the mutation to the copy of the tree below ``root``."""
+        path, source = mutated(root / "src" / "trio_codex", self.where, self.operation)
+        path.write_text(source)
