@@ -38,6 +38,8 @@ async def test_threads_are_listed_newest_first_as_a_table_and_as_json(home, stor
     assert "Where is it?" in ended.out
     assert "\x1b" not in ended.out
     assert (await run_cli("threads", home=home)).out == ended.out
+    with_options = await run_cli("threads", "-n", "1", "--json", home=home)
+    assert [thread["id"] for thread in with_options.events] == stored[-1:]
     ended = await run_cli("threads", "list", "--json", "--cwd", home.home, "-n", "1", home=home)
     [thread] = ended.events
     assert thread["id"] == stored[2]

@@ -139,11 +139,18 @@ def chat(**options: Any) -> int:
     return execute(converse, source=source_of(options), **options)
 
 
-@cli.group(invoke_without_command=True, short_help="List and manage stored threads.")
-@click.pass_context
-def threads(context: click.Context) -> int | None:
+class ListsByDefault(click.Group):
+    """A group that runs its command ``list`` if no other is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@cli.group(cls=ListsByDefault, short_help="List and manage stored threads.")
+def threads() -> None:
     """List, show, archive and delete stored threads. Lists them by default."""
-    return None if context.invoked_subcommand else context.invoke(threads_list)
 
 
 @threads.command("list", short_help="List stored threads.")
