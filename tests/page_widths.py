@@ -1,0 +1,53 @@
+"""Open every page of the built documentation at the width of a phone; a page whose text is cut off fails.
+
+Run with the directory of the pages: ``python tests/page_widths.py docs/_build``. The width of the document says
+nothing: the theme hides what is beyond the screen.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import trio
+
+from browser import CHROMIUM, open_page
+
+PHONE = 360
+"""Pixels of a narrow screen."""
+
+CUT_OFF = """
+(() => {
+  const scrolls = element => ["auto", "scroll"].includes(getComputedStyle(element).overflowX);
+  const isHidden = element => getComputedStyle(element).overflowX === "hidden" && !element.clientWidth;
+  const article = document.querySelector("article") ?? document.body;
+  const cutOff = element => {
+    for (let at = element; at !== article; at = at.parentElement) {
+      if (scrolls(at) || isHidden(at)) return false;
+    }
+    return element.getBoundingClientRect().right > innerWidth + 1;
+  };
+  return [...article.querySelectorAll(":not(svg *)")].filter(cutOff).map(element => element.outerHTML.slice(0, 80));
+})()
+"""
+"""The elements of the page's text that reach beyond the screen, and that nothing around them can scroll to."""
+
+
+async def main(pages):
+    too_wide = 0
+    with tempfile.TemporaryDirectory() as profile:
+        async with open_page(profile) as page:
+            for path in pages:
+                await page.open(path, width=PHONE)
+                if elements := await page.do(CUT_OFF):
+                    too_wide += 1
+                    sys.stdout.write(f"{path.name}: wider than {PHONE} pixels:\n")
+                    sys.stdout.writelines(f"    {element}\n" for element in elements[:3])
+    sys.stdout.write(f"{len(pages)} pages, {too_wide} too wide\n")
+    return 1 if too_wide else 0
+
+
+if __name__ == "__main__":
+    if CHROMIUM is None:
+        sys.exit(sys.stdout.write("skipped: no Chromium\n") and 0)
+    found = sorted(Path(sys.argv[1]).resolve().rglob("*.html"))
+    sys.exit(trio.run(main, found) if found else f"no pages in {sys.argv[1]}")
