@@ -117,6 +117,13 @@ def _fuzzed(tried):
 
 
 @pytest.fixture(scope="session")
+def needs_git():
+    """Skip a test that runs git if there is none."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+
+
+@pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """Return the paths of a certificate for localhost and 127.0.0.1 and of its key."""
     if shutil.which("openssl") is None:

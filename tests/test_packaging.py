@@ -1,18 +1,22 @@
 """The contents of the wheel and the sdist."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-VERSION = "0.1.0"
+from trio_codex import __version__ as VERSION
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 WHEEL = f"trio_codex-{VERSION}-py3-none-any.whl"
 SDIST = f"trio_codex-{VERSION}"
 
@@ -133,22 +137,90 @@ def test_obstacles_to_a_release_are_listed():
     assert run.returncode == bool(named and named != ["Nothing is in the way of a release."])
 
 
-def test_a_prepared_tree_can_be_released(tmp_path: Path) -> None:
+NOTHING = ("Nothing is in the way of a release.\n", 0)
+
+INSTALLED = "pip install 'trio-codex["
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return a copy of what a release changes."""
     for name in (".ci", "src/trio_codex", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    addresses = ("https://repository.test/trio-codex", "https://documentation.test")
+    return tmp_path
+
+
+def addresses() -> tuple[str, str, str]:
+    """Return where the source, the documentation and the files of a release are. A release has the real ones."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
+    source = urls.get("Source", "https://repository.test/trio-codex")
+    changelog = urls.get("Changelog", f"{source}/blob/v0.0.0/CHANGELOG.md")
+    files = re.sub(r"\d+\.\d+\.\d+", VERSION, changelog.removesuffix("/CHANGELOG.md"))
+    return source, urls.get("Documentation", "https://documentation.test"), files
+
+
+def prepare(tree: Path, source: str, documentation: str, files: str) -> tuple[str, int]:
+    """Prepare a release, and return what is left in its way."""
+    form = [] if files.startswith(f"{source}/blob/v") else ["--files", files]
+    run = run_tool(tree, "prepare_release", source, documentation, *form)
+    assert (run.stderr, run.returncode) == ("", 0)
+    return obstacles(tree)
+
+
+def obstacles(tree: Path) -> tuple[str, int]:
+    checked = run_tool(tree, "check_release")
+    return checked.stdout, checked.returncode
+
+
+def test_a_prepared_tree_can_be_released(tree: Path) -> None:
+    source, documentation, files = addresses()
     for _ in range(2):  # the second run finds nothing to do
-        assert run_tool(tmp_path, "prepare_release", *addresses).returncode == 0
-        checked = run_tool(tmp_path, "check_release")
-        assert (checked.stdout, checked.returncode) == ("Nothing is in the way of a release.\n", 0)
-    readme = (tmp_path / "README.md").read_text()
-    assert f"](https://repository.test/trio-codex/blob/v{VERSION}/CHANGELOG.md)" in readme
-    assert "](https://documentation.test/tutorial.html)" in readme
+        assert prepare(tree, source, documentation, files) == NOTHING
+    readme = (tree / "README.md").read_text()
+    assert f"]({files}/CHANGELOG.md)" in readme
+    assert f"]({documentation}/tutorial.html)" in readme
     assert "The links lead to the sources" not in readme
     assert "`pip install 'trio-codex[runtime,cli]'`" in readme
     for page in ("tutorial.md", "index.md"):
-        assert "pip install 'trio-codex[" in (tmp_path / "docs" / page).read_text()
-    assert "tool.uv.sources" not in (tmp_path / "examples" / "agent_project" / "pyproject.toml").read_text()
-    assert "pip install 'trio-codex[" in (tmp_path / "src/trio_codex/testing/_serve.py").read_text()
+        assert INSTALLED in (tree / "docs" / page).read_text()
+    assert "tool.uv.sources" not in (tree / "examples" / "agent_project" / "pyproject.toml").read_text()
+
+
+def test_the_hints_of_a_prepared_tree_name_the_package_and_pass_the_checks(tree: Path) -> None:
+    assert prepare(tree, *addresses()) == NOTHING
+    sources = {path.relative_to(tree).as_posix(): path.read_text() for path in (tree / "src").rglob("*.py")}
+    assert [name for name, text in sources.items() if "'.[" in text or "checkout of trio-codex" in text] == []
+    named = {name.removeprefix("src/trio_codex/") for name, text in sources.items() if INSTALLED in text}
+    assert named >= {"_api/attach.py", "_launch/_binary.py", "cli/_startup.py", "testing/_serve.py"}
+    # A test that quotes the command would fail on the commit of the release.
+    quoting = {path.name for path in TESTS.rglob("*.py") if "pip install '.[" in path.read_text()}
+    assert quoting <= {Path(__file__).name}
+    if importlib.util.find_spec("ruff") is not None:
+        for check in (["format", "--check"], ["check"]):
+            command = [sys.executable, "-m", "ruff", *check, "--no-cache", "src"]
+            run = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stdout
+
+
+def test_the_release_after_a_release_names_its_own_version(tree: Path) -> None:
+    source, documentation, files = addresses()
+    assert prepare(tree, source, documentation, files) == NOTHING
+    for name, change in {
+        "pyproject.toml": (f'\nversion = "{VERSION}"\n', '\nversion = "99.0.1"\n'),
+        "CHANGELOG.md": (f"\n## {VERSION}", f"\n## 99.0.1 – unreleased\n\n## {VERSION}"),
+    }.items():
+        (tree / name).write_text((tree / name).read_text().replace(*change, 1))
+    left, _ = obstacles(tree)
+    assert left.splitlines() == [
+        "README.md does not say that it is of version 99.0.1.",
+        f"{files}/CHANGELOG.md is that of another version.",
+        "CHANGELOG.md does not begin with 99.0.1 and a date.",
+    ]
+    newer = files.replace(VERSION, "99.0.1")
+    assert prepare(tree, source, documentation, newer) == NOTHING
+    readme = (tree / "README.md").read_text()
+    assert f"]({newer}/CHANGELOG.md)" in readme
+    assert files not in readme
+    assert f'"{newer}/CHANGELOG.md"' in (tree / "pyproject.toml").read_text()

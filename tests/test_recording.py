@@ -23,7 +23,7 @@ from recorded_session import (
     session,
     tools_for,
 )
-from trio_codex import Policy, errors, policies, wire
+from trio_codex import CodexConfig, Policy, errors, policies, wire
 from trio_codex.policies import ToolResult
 from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
 from trio_codex.recording import _recorder as recorder_module
@@ -150,6 +150,19 @@ async def test_a_replay_repeats_the_death_of_the_server(tmp_path):
 
 
 # -- differences -----------------------------------------------------------------------------------------
+
+
+async def test_another_version_of_the_client_is_no_difference(tmp_path):
+    path = tmp_path / "older.jsonl"
+    with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
+        async with fake_codex(CodexConfig(client_version="0.0.1"), instruments=[recorder]) as (codex, _):
+            await codex.thread_start()
+    with trio.fail_after(5):
+        async with replay(path) as codex:
+            await codex.thread_start()
+    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r'(?s)-.*"name":.*\+.*"name": "else"'):
+        async with replay(path, CodexConfig(client_name="else")) as codex:
+            await codex.thread_start()
 
 
 async def test_another_prompt_is_reported_as_a_difference():

@@ -150,8 +150,10 @@ def test_the_vendored_files_match_their_checksums(tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def vendored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the vendored schema."""
+    """Return a copy of the vendored schema, as if that of a version older than any binary."""
     shutil.copytree(schema.SCHEMA, tmp_path / "schema")
+    pinned = {**PINNED, "version": "0.0.1"}
+    (tmp_path / "schema" / "PINNED.json").write_text(json.dumps(pinned), encoding="utf-8")
     monkeypatch.setattr(schema, "SCHEMA", tmp_path / "schema")
     monkeypatch.setattr(schema, "PINNED", tmp_path / "schema" / "PINNED.json")
     monkeypatch.setattr(history, "FILE", tmp_path / "schema" / "HISTORY.json")
@@ -171,12 +173,24 @@ def test_pinning_stores_the_printed_schema_and_records_what_is_new(vendored: Pat
 
 
 def test_pinning_the_same_version_again_changes_nothing(vendored: Path) -> None:
-    before = (vendored / "HISTORY.json").read_text(encoding="utf-8")
     schema.pin(find_binary().path)
-    after = (vendored / "HISTORY.json").read_text(encoding="utf-8")
+    before = contents(vendored)
     schema.pin(find_binary().path)
-    assert (vendored / "HISTORY.json").read_text(encoding="utf-8") == after
-    assert (before == after) == (find_binary().version == PINNED["version"])
+    assert contents(vendored) == before
+
+
+def test_an_older_version_cannot_be_pinned(vendored: Path) -> None:
+    binary = find_binary()
+    pinned = {**PINNED, "version": "99.0.0"}
+    (vendored / "PINNED.json").write_text(json.dumps(pinned), encoding="utf-8")
+    before = contents(vendored)
+    with pytest.raises(WiregenError, match=f"codex {binary.version} is older than the pinned 99"):
+        schema.pin(binary.path)
+    assert contents(vendored) == before
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_a_binary_that_prints_no_schema_cannot_be_pinned(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from trio_codex.binary import check_version
 from trio_codex.wire._schema.read import BUNDLE, Schema, flatten
 from wiregen import WiregenError, binaries, history, patches
 
@@ -85,11 +86,16 @@ def pin(source: str) -> str:
         The version of the binary.
 
     Raises:
-        WiregenError: The binary cannot be fetched, or does not print its schema.
+        WiregenError: The binary cannot be fetched, does not print its schema, or is older than the pinned one: the
+            history would take what the releases between them added for something removed.
     """
     with binaries.opened(source) as binary:
         version, printed = _print(binary)
     pinned = json.loads(PINNED.read_text(encoding="utf-8"))
+    if check_version(version, (pinned["version"], pinned["version"])) == "older":
+        raise WiregenError(
+            f"codex {version} is older than the pinned {pinned['version']}: pin newer releases, oldest first"
+        )
     names = [
         history.names(Schema(_flatten(json.loads(data))))
         for data in (_read("experimental"), printed["experimental"])

@@ -30,6 +30,7 @@ def git(path, *arguments):
     return subprocess.run(["git", "-C", path, *arguments], check=True, capture_output=True, timeout=30).stdout
 
 
+@pytest.mark.usefixtures("needs_git")
 @pytest.mark.parametrize("on_death", ["fresh", "continue"])
 @pytest.mark.parametrize(
     ("count", "turns", "kills"), [(16, 4, 2), pytest.param(300, 16, 5, marks=pytest.mark.long)]

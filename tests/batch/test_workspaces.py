@@ -10,7 +10,7 @@ from trio_codex.batch import CopyTree, EmptyDirectory, GitWorktree, Task
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path, needs_git):
     path = tmp_path / "repository"
     git(tmp_path, "init", "-q", str(path))
     (path / "code.py").write_text("old")

@@ -73,4 +73,4 @@ async def test_offline_without_the_testing_extra_is_reported_on_one_line(command
         *command.split(), "--offline", *arguments[command], command=[sys.executable, "-c", without]
     )
     assert ended.status == 1
-    assert "pip install '.[cli,testing,runtime]'" in ended.complaint
+    assert "[cli,testing,runtime]'" in ended.complaint

@@ -79,6 +79,21 @@ async def test_an_untested_binary_and_missing_methods_are_reported(home, tmp_pat
         if spec.since is not None and check_version(version, (spec.since, spec.since)) == "older"
     }
     assert all(method in found["API"]["value"] for method in [*lacking][:2])
+    assert found["API"]["hint"] == ("List them all with --json." if len(lacking) > 2 else None)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_hinted"), [("99.0.0", True), ("0.0.1", False)], ids=["newer", "older"]
+)
+async def test_a_newer_binary_that_is_not_used_is_reported_with_how_to_use_it(
+    version, is_hinted, home, tmp_path
+):
+    (tmp_path / "bin").mkdir()
+    other = script(tmp_path / "bin" / "codex", f"echo codex-cli {version}")
+    ended = await run_cli("doctor", home=home, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert (ended.status, ended.err) == (0, "")
+    assert f"not used       {version}, {other} (on PATH)" in ended.out
+    assert (f"→ It is newer. Use it with --codex-bin {other}" in ended.out) == is_hinted
 
 
 async def test_a_missing_login_is_reported_with_how_to_log_in(home):

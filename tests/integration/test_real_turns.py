@@ -449,6 +449,7 @@ PATCH = """\
 """
 
 
+@pytest.mark.usefixtures("needs_git")
 @pytest.mark.parametrize("directory", [".", "below"])
 async def test_a_patch_is_undone_with_its_diff_and_messages_with_a_rollback(directory):
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
@@ -483,6 +484,7 @@ async def test_a_patch_is_undone_with_its_diff_and_messages_with_a_rollback(dire
         assert "patch it" not in str(model.requests[-1].body)
 
 
+@pytest.mark.usefixtures("needs_git")
 async def test_the_diff_of_a_turn_contains_patches_but_not_writes_by_commands():
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
         git_init(home.workspace)

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 
 import asked
@@ -13,7 +12,7 @@ from trio_codex.policies import Abstain, Accept, allow_git, git_command
 
 EVERY = ("log", "show", "diff-tree", "ls-tree", "rev-parse")
 
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+needs_git = pytest.mark.usefixtures("needs_git")
 
 
 def accepts(policy, line, **more):

@@ -82,8 +82,7 @@ async def attach_codex(
         raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            "attach_codex() needs websockets, which the ws extra installs; in the checkout of trio-codex: "
-            "pip install '.[ws]'",
+            "attach_codex() needs websockets, which the ws extra installs: pip install '.[ws]' in the checkout of trio-codex",
             name=exc.name,
         ) from exc
     home = os.environ.get("CODEX_HOME") or (

@@ -35,8 +35,8 @@ VERSION_SECONDS: Final = 10.0
 PACKAGE: Final = "codex_cli_bin"
 
 _HINT: Final = (
-    "Put codex on PATH, pass its path as codex_bin, or install the runtime extra; in the checkout of trio-codex: "
-    "pip install '.[runtime]'"
+    "Put codex on PATH, pass its path as codex_bin, or install the runtime extra: "
+    "pip install '.[runtime]' in the checkout of trio-codex"
 )
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
 

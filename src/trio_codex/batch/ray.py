@@ -25,8 +25,7 @@ try:
     _queue: Any = importlib.import_module("ray.util.queue")
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"trio_codex.batch.ray needs {_error.name}, which the ray extra installs; in the checkout of trio-codex: "
-        "pip install '.[ray]'",
+        f"trio_codex.batch.ray needs {_error.name}, which the ray extra installs: pip install '.[ray]' in the checkout of trio-codex",
         name=_error.name,
     ) from _error
 

@@ -20,7 +20,7 @@ def main() -> None:
     try:
         from trio_codex.cli._commands import run
     except ModuleNotFoundError as exc:
-        sys.exit(missing_extra(exc))
+        sys.exit(f"trio-codex: {missing_extra(exc)}")
     if callable(signal.getsignal(signal.SIGINT)):  # and not ignored, as in a background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()

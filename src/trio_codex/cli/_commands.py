@@ -465,7 +465,7 @@ def _run(args: Sequence[str] | None) -> int:
     except click.Abort:  # Ctrl-C while reading the prompt
         return _complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as exc:
-        return _complain(missing_extra(exc).removeprefix("trio-codex: "))
+        return _complain(missing_extra(exc))
     except OSError as exc:
         return _complain(refusal(exc))
     return status if isinstance(status, int) else 0

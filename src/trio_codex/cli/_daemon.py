@@ -49,8 +49,7 @@ async def report_daemon(examination: Examination, config: CodexConfig, version: 
             async with attach_codex(f"unix://{_resolved(path)}") as codex:
                 found = details["version"] = codex.metadata.server_version
         except ModuleNotFoundError as exc:
-            reason = missing_extra(exc).removeprefix("trio-codex: ")
-            examination.note("daemon", "skipped", f"not checked: {reason}", **details)
+            examination.note("daemon", "skipped", f"not checked: {missing_extra(exc)}", **details)
             return
         except CodexError as exc:
             examination.note("daemon", "warning", explain(exc)[0], STALE, **details)

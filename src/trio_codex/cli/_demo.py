@@ -16,6 +16,7 @@ from rich.text import Text
 
 from trio_codex import CodexConfig, Sandbox, TurnStatus, open_codex, policies
 from trio_codex.cli._render import OutputConsole, duration
+from trio_codex.cli._startup import missing_extra
 from trio_codex.cli._text import CommandFailed, explain, printable, script_of, sentence
 from trio_codex.errors import CodexError
 from trio_codex.testing import MockModel, offline_home
@@ -110,9 +111,7 @@ async def show(*, codex_bin: str | None, start_timeout: float) -> int:
         StartError: The server failed to start.
     """
     if importlib.util.find_spec("hypercorn") is None:
-        raise CommandFailed(
-            "hypercorn is not installed; in the checkout of trio-codex: pip install '.[cli,testing,runtime]'"
-        )
+        raise CommandFailed(missing_extra(ModuleNotFoundError(name="hypercorn")))
     stage = Stage()
     try:
         with trio.fail_after(LIMIT_SECONDS + start_timeout):

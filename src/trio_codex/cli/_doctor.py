@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio_codex import Codex, CodexConfig, Event, Subscription
     from trio_codex.cli._attach import Source
 
-SOURCES: Final = {"explicit": "as given", "package": "of trio-codex[runtime]", "path": "on PATH"}
+SOURCES: Final = {"explicit": "as given", "package": "from trio-codex[runtime]", "path": "on PATH"}
 
 VERSION_SECONDS: Final = 2.0
 """Timeout for ``codex --version`` of a binary that failed to start as a server; it takes 30 ms."""
@@ -148,7 +148,9 @@ async def _note_others(examination: Examination, binary: Binary, env_path: str |
             with trio.move_on_after(VERSION_SECONDS):
                 version = await read_version(other.path)
         value = f"{version or 'unknown version'}, {other.path} ({SOURCES[other.source]})"
-        examination.note("not used", "ok", value, path=other.path, source=other.source, version=version)
+        is_newer = binary.version is not None and check_version(version, (binary.version,) * 2) == "newer"
+        hint = f"It is newer. Use it with --codex-bin {other.path}" if is_newer else None
+        examination.note("not used", "ok", value, hint, path=other.path, source=other.source, version=version)
 
 
 def _note_version(examination: Examination, version: str | None, binary: Binary | None = None) -> None:
@@ -195,7 +197,8 @@ def _note_api(examination: Examination, version: str) -> None:
         value = f"lacks {len(lacking)} of the {len(requests)} requests: {named}{more}"
     else:
         value = f"all {len(requests)} requests"
-    examination.note("API", "ok", value, requests=len(requests), lacking=lacking)
+    hint = "List them all with --json." if len(lacking) > EXAMPLES else None
+    examination.note("API", "ok", value, hint, requests=len(requests), lacking=lacking)
 
 
 async def _inquire(examination: Examination, codex: Codex, warnings: Subscription[Event], login: str) -> None:

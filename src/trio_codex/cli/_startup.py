@@ -31,4 +31,4 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         raise error
-    return f"trio-codex: {package} is not installed; in the checkout of trio-codex: pip install '.[{EXTRAS[package]}]'"
+    return f"{package} is not installed: pip install '.[{EXTRAS[package]}]' in the checkout of trio-codex"

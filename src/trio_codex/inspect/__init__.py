@@ -15,7 +15,6 @@ except ModuleNotFoundError as _error:
     if _error.name is None or _error.name.partition(".")[0] != "inspect_ai":
         raise
     raise ModuleNotFoundError(
-        "trio_codex.inspect needs inspect_ai, which the inspect extra installs; in the checkout of trio-codex: "
-        "pip install '.[inspect]'",
+        "trio_codex.inspect needs inspect_ai, which the inspect extra installs: pip install '.[inspect]' in the checkout of trio-codex",
         name=_error.name,
     ) from _error

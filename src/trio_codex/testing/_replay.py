@@ -63,10 +63,11 @@ async def replay(
         budget: As there.
         instruments: As there.
         connection: The number of the recorded connection to play.
-        strict: Whether the client must send the same messages in the same order as when it was recorded. If false, each
-            request gets the next recorded response for its method, whatever its parameters. A request beyond the
-            recording gets the last response for its method, or is refused if there was none. The server still waits
-            for each recorded message: if the client leaves one out, nothing that followed it is sent.
+        strict: Whether the client must send the same messages in the same order as when it was recorded. Its
+            ``client_version`` may differ. If false, each request gets the next recorded response for its method,
+            whatever its parameters. A request beyond the recording gets the last response for its method, or is
+            refused if there was none. The server still waits for each recorded message: if the client leaves one out,
+            nothing that followed it is sent.
         timed: Whether the server reproduces the recorded delays, in Trio time, which takes no real time under a
             :class:`trio.testing.MockClock`. If false, it responds at once.
 
@@ -265,9 +266,15 @@ def _are_alike(recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
 
 
 def _comparable(message: dict[str, Any]) -> dict[str, Any]:
-    """Remove the members that differ between runs: the id of a request, and its trace context."""
+    """Remove the members that differ between runs: the id of a request, its trace context, and the client's version."""
     volatile = {"id", "trace"} if "method" in message else {"trace"}
-    return {name: value for name, value in message.items() if name not in volatile}
+    comparable = {name: value for name, value in message.items() if name not in volatile}
+    match message:
+        case {"method": "initialize", "params": {"clientInfo": {"version": _, **client}, **params}}:
+            comparable["params"] = {**params, "clientInfo": client}
+        case _:
+            pass
+    return comparable
 
 
 def _shown(message: Any) -> str:

@@ -107,8 +107,7 @@ def _configure(listener: socket.socket) -> Config:
         from hypercorn.config import Config, Sockets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "MockModel needs hypercorn, which the testing extra installs; in the checkout of trio-codex: "
-            "pip install '.[testing]'",
+            "MockModel needs hypercorn, which the testing extra installs: pip install '.[testing]' in the checkout of trio-codex",
             name=error.name,
         ) from error
 
