@@ -54,14 +54,20 @@ async def open_thread(
     codex = life.codex
     row = journal.thread(name)
     thread = None if row is None else await _resume(life, row, options, patience)
+    is_new = thread is None
     if thread is None:
         thread = await codex.thread_start(**options)
-        journal.started(name, thread.id, codex.metadata.codex_home, life.stamp)
+    try:
+        if is_new:
+            journal.started(name, thread.id, codex.metadata.codex_home, life.stamp)
         _check_history(thread)
-        return thread, None
-    _check_history(thread)
-    journal.resumed(name, life.stamp)
-    return thread, await take_back_tail(thread, None if row is None else row.anchor)
+        if is_new:
+            return thread, None
+        journal.resumed(name, life.stamp)
+        return thread, await take_back_tail(thread, None if row is None else row.anchor)
+    except BaseException:
+        await thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
+        raise
 
 
 async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patience: float) -> Thread | None:

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from trio_codex.supervision._prompt import Prompt
 
 
+class CallbackFailed(Exception):
+    """Carries an exception of ``on_interrupted``, so that it is not taken for one of the generation.
+
+    Attributes:
+        error: The exception.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception = error
+
+
 @attrs.frozen
 class Send:
     """A message to send.
@@ -157,6 +169,9 @@ class OpenThread:
             raise errors.TurnInterrupted(prompt.key, combined(parts))
         value: TurnInput | None = None
         if callable(prompt.on_interrupted):
-            with self.generations.nesting():
-                value = await call_user(prompt.on_interrupted, combined(parts))
+            try:
+                with self.generations.nesting():
+                    value = await call_user(prompt.on_interrupted, combined(parts))
+            except Exception as exc:
+                raise CallbackFailed(exc) from exc
         return prompt.continue_with if value is None else value

@@ -11,7 +11,7 @@ from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, is_loss
 from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
-from trio_codex.supervision._rule import OpenThread, Send
+from trio_codex.supervision._rule import CallbackFailed, OpenThread, Send
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._turn import SupervisedTurn
 
@@ -398,7 +398,13 @@ class SupervisedThread:
                 return step  # noqa: ASYNC910  # deciding is a checkpoint
             return await Attempt(opened, prompt, step).run(view)
 
-        result = await self._over_generations(work, admitted=True)
+        try:
+            result = await self._over_generations(work, admitted=True)
+        except CallbackFailed as exc:
+            result = exc.error
+        if isinstance(result, Exception):
+            # Raise outside the handler, so that the wrapper does not become its context.
+            raise result
         if not self._generations.turnstile.inside:
             self._journal.checkpoint(idle=True)
         return result
