@@ -375,13 +375,12 @@ class SupervisedThread:
             if self._opened is not None and self._opened.life is not life:
                 self._used = self.usage
             self._opened = None
-            patience = self._generations.config.start_timeout
             options: Any = dict(self._options)
             with suppress(errors.BudgetExceeded):  # a prompt raises it
                 options["budget"] = self._journal.spent(self.name).rest_of(
                     options.pop("budget", None), "thread"
                 )
-            thread, newest = await open_thread(life, self._journal, self.name, options, patience)
+            thread, newest = await open_thread(self._generations, life, self.name, options)
             budget = self._options.get("budget")
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
