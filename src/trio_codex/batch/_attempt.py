@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
 import msgspec
@@ -209,7 +209,9 @@ class Attempt:
 
 
 def _described(error: Exception) -> str:
-    """Return the class and the message of an exception, as text that UTF-8 can encode."""
+    """Return the class and the message of an exception, or those of a group, as text that UTF-8 can encode."""
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(map(_described, cast("ExceptionGroup[Exception]", error).exceptions))
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception as exc:
