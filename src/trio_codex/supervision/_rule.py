@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from trio_codex import TurnResult, TurnStatus, errors, tools
+from trio_codex import TurnResult, TurnStatus, errors, is_transient_error, tools
 from trio_codex._core.user_code import call_user
 from trio_codex.supervision._history import IN_PROGRESS, History, combined, result_of
 from trio_codex.supervision._prompt import message_of
@@ -107,6 +107,8 @@ class OpenThread:
         if message_of(prompt.key, row.attempt) not in found.messages and not row.by_us:
             raise self._lost(row, f"its turn is {found.turn.status} without the prompt")
         result = combined(parts)
+        if prompt.on_failed == "continue" and is_transient_error(errors.TurnFailed(result)):
+            return Send(row.attempt + 1, prompt.continue_with, tuple(parts))
         return result if prompt.output_type is None else tools.with_output(result, prompt.output_type)
 
     async def fate(self, row: KeyRow, message: str) -> str:
