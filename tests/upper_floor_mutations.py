@@ -254,6 +254,12 @@ UPPER_FLOOR_MUTATIONS = [
         needs="ray",
     ),
     Mutation(
+        "G24", "a driver on Ray that ends leaves its workers running",
+        "batch.ray:_Driver.run", drop("_end_all"),
+        "tests/beyond/test_ray.py::test_outcomes_arrive_immediately_and_turns_end_on_the_server_when_the_driver_ends",
+        needs="ray",
+    ),
+    Mutation(
         "G24", "the log of Inspect lacks a response that a limit cuts off",
         "inspect._agent:_Setup.run", statement("cut", becomes="pass"),
         "tests/beyond/test_inspect.py::test_limits_end_the_turn_on_the_server_and_its_output_so_far_is_scored",
