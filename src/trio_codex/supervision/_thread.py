@@ -385,7 +385,8 @@ class SupervisedThread:
         async with self._opening:
             if (opened := self._opened_in(life)) is not None:
                 return opened
-            if self._opened is not None and self._opened.life is not life:
+            before = self._opened
+            if before is not None and before.life is not life:
                 self._used = self.usage
             self._opened = None
             options: Any = dict(self._options)
@@ -393,7 +394,11 @@ class SupervisedThread:
                 options["budget"] = self._journal.spent(self.name).rest_of(
                     options.pop("budget", None), "thread"
                 )
-            thread, newest = await open_thread(self._generations, life, self.name, options)
+            try:
+                thread, newest = await open_thread(self._generations, life, self.name, options)
+            finally:
+                if before is not None and before.life is life:
+                    await before.thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
             budget = self._options.get("budget")
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
