@@ -12,6 +12,7 @@ from mutation_operations import (
     keyword,
     never,
     operand,
+    read,
     returns,
     statement,
     value,
@@ -152,6 +153,11 @@ UPPER_FLOOR_MUTATIONS = [
         "G23", "a stopped server is treated as dead",
         "supervision._fence:_resume", value("is_gone", becomes="True"),
         "tests/supervision/test_real_recovery.py::test_a_first_turn_on_a_stuck_server_is_not_started_on_another",
+    ),
+    Mutation(
+        "G23", "a failed prompt is sent again when it is continued",
+        "supervision._rule:OpenThread.decide", read("continue_with", "prompt.value"),
+        "tests/supervision/test_real_supervision.py::test_a_prompt_that_failed_for_a_transient_reason_can_be_continued_by_any_program",
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
