@@ -13,6 +13,7 @@ from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
 from trio_codex.supervision._rule import CallbackFailed, OpenThread, Send
 from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._spending import total_of
 from trio_codex.supervision._turn import SupervisedTurn
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ class SupervisedThread:
 
         They include those of spawned agents. ``None`` if the server reported none.
         """
-        now = None if self._opened is None else self._opened.thread.usage
-        return now if self._used is None else self._used if now is None else self._used + now
+        return total_of(self._used, None if self._opened is None else self._opened.thread.usage)
 
     async def __aenter__(self) -> Self:
         """Start the thread, or resume it.
