@@ -10,7 +10,6 @@ this file shows a letter during which the server is killed, and a letter that co
 Run it with your own Codex login, or with --offline against a scripted model.
 """
 
-import itertools
 import logging
 import os
 import signal
@@ -39,13 +38,12 @@ async def write_answer(thread: SupervisedThread, letter: trio.Path) -> str:
     """Return the answer to a letter.
 
     The key identifies a prompt. If the program ends before it has stored the answer, the next one reads it from the
-    history of the thread. A transient failure is retried under the next key.
+    history of the thread. After a transient failure, a follow-up asks the agent to continue.
     """
     text = await letter.read_text(encoding="utf-8")
-    attempts = itertools.count(1)
     result = await retry_transient(
         lambda: thread.run(
-            f"Answer this letter: {text}", key=f"{letter.stem}/{next(attempts)}", idle_limit=600
+            f"Answer this letter: {text}", key=letter.stem, on_failed="continue", idle_limit=600
         ),
         initial_delay=0.1,
     )

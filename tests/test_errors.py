@@ -237,6 +237,14 @@ def test_a_backtrace_does_not_hide_the_cause():
 def test_a_failed_turn_without_an_error_has_a_message():
     assert str(errors.TurnFailed(SimpleNamespace(error=None))) == "the turn failed"
     assert "the model is down" in str(errors.TurnFailed(RESULT))
+    assert errors.TurnFailed(RESULT).message == "the model is down"
+
+
+@every_class
+def test_the_repr_of_an_error_has_its_message_but_not_its_fields(cls):
+    error = cls(**SAMPLES[cls])
+    assert repr(error) == f"{cls.__name__}({str(error)!r})"
+    assert "so far" not in repr(error)
 
 
 def test_long_server_messages_are_truncated_in_str_but_not_in_the_field():

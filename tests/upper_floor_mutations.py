@@ -12,6 +12,7 @@ from mutation_operations import (
     keyword,
     never,
     operand,
+    read,
     returns,
     statement,
     value,
@@ -154,6 +155,11 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/supervision/test_real_recovery.py::test_a_first_turn_on_a_stuck_server_is_not_started_on_another",
     ),
     Mutation(
+        "G23", "a failed prompt is sent again when it is continued",
+        "supervision._rule:OpenThread.decide", read("continue_with", "prompt.value"),
+        "tests/supervision/test_real_supervision.py::test_a_prompt_that_failed_for_a_transient_reason_can_be_continued_by_any_program",
+    ),
+    Mutation(
         "G23", "a key may stand for another prompt",
         "supervision._rule:OpenThread.decide", never("digest"),
         "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
@@ -251,6 +257,12 @@ UPPER_FLOOR_MUTATIONS = [
         "G24", "tasks whose outcome a lost worker has sent run again",
         "batch.ray:_Driver._store", call("pop", becomes="share.left.get(outcome.task.id)"),
         "tests/beyond/test_ray.py::test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again",
+        needs="ray",
+    ),
+    Mutation(
+        "G24", "a driver on Ray that ends leaves its workers running",
+        "batch.ray:_Driver.run", drop("_end_all"),
+        "tests/beyond/test_ray.py::test_outcomes_arrive_immediately_and_turns_end_on_the_server_when_the_driver_ends",
         needs="ray",
     ),
     Mutation(

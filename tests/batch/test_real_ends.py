@@ -28,6 +28,16 @@ async def test_an_error_whose_message_cannot_be_stored_still_gives_an_outcome(er
         assert (outcomes["t0"].status, outcomes["t0"].error) == ("failed", text)
 
 
+async def test_the_error_of_an_outcome_has_the_messages_of_all_exceptions_in_a_group():
+    async def solve(ctx):
+        await trio.lowlevel.checkpoint()
+        raise ExceptionGroup("two", [ValueError("one"), ExceptionGroup("more", [errors.ThreadClosed("t")])])
+
+    async with stage() as on:
+        outcomes = await on.run(some(1), solve)
+        assert outcomes["t0"].error == f"ValueError: one; ThreadClosed: {errors.ThreadClosed('t')}"
+
+
 async def test_a_value_that_cannot_be_encoded_fails_its_task():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()

@@ -58,14 +58,13 @@ def wait_for_no_server(offline):
         time.sleep(0.05)
 
 
-def run_here(offline, tasks, solve=None, *, shards=2, on_outcome=None, deaths=3, **options):
+def run_here(offline, tasks, solve=None, *, shards=2, on_outcome=None, **options):
     return run(
         tasks,
         solve,
         out=offline.out,
         shards=shards,
         on_outcome=on_outcome,
-        deaths=deaths,
         options={"config": offline.config, **options},
     )
 
@@ -127,8 +126,8 @@ def test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again(cluster, 
 
 
 def test_repeated_worker_deaths_stop_the_batch(cluster, offline):
-    with pytest.raises(errors.BatchStopped, match="2 workers died in a row") as caught:
-        run_here(offline, some(1), "shards:die", shards=1, deaths=2)
+    with pytest.raises(errors.BatchStopped, match="3 workers died in a row") as caught:
+        run_here(offline, some(1), "shards:die", shards=1)
     assert caught.value.left == 1
 
 
@@ -141,7 +140,7 @@ def test_a_budget_stops_the_batch_and_worker_errors_keep_their_type(cluster, off
     with pytest.raises(ValueError, match="turns and starting must be at least 1") as caught:
         run_here(offline, some(4), turns=0)
     assert type(caught.value) is ValueError
-    with pytest.raises(ValueError, match="shards and deaths"):
+    with pytest.raises(ValueError, match="shards must be"):
         run_here(offline, some(4), shards=0)
 
 

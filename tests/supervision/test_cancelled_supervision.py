@@ -17,6 +17,8 @@ async def test_cancelling_a_prompt_at_any_checkpoint_leaves_the_thread_usable(au
             assert first.status in ("interrupted", "completed")
             assert (await thread.run("two", key="2")).status == "completed"
             assert supervisor.status().turns == ()
+        # No handle was left that would keep the thread loaded.
+        assert kills.steps.count("thread/unsubscribe") == 1
         assert kills.prompts()["one"] <= 1
         assert kills.calls()["one"] <= 1
         kills.assert_at_most_once("two")

@@ -3,10 +3,13 @@
 import logging
 import socket
 
+import pytest
 import trio
 
+from trio_codex import errors
 from trio_codex.instruments import Instrument, StatsInstrument, Systemd
 from trio_codex.testing import Kills
+from trio_codex.testing._stored_server import StoredServer
 
 
 class Seen(Instrument):
@@ -67,6 +70,34 @@ async def test_an_instrument_that_raises_is_removed(autojump_clock, caplog):
     assert other.told.count("alive") >= 3
     assert [each for each in caplog.messages if "Dying" in each] == [
         "an instrument was removed: generation_alive of Dying raised"
+    ]
+
+
+async def test_waiting_for_another_server_that_has_the_thread_is_logged_once(
+    autojump_clock, monkeypatch, caplog
+):
+    resume, tries = StoredServer._on_thread_resume, []
+
+    def refuse(self, params):
+        tries.append(trio.current_time())
+        raise LookupError("thread thread-000001 already has an active writer")
+
+    def refuse_once(self, params):
+        return resume(self, params) if tries else refuse(self, params)
+
+    async with Kills().supervisor() as supervisor:
+        async with supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+        # The lock of a server that was just killed is free at the second try.
+        monkeypatch.setattr(StoredServer, "_on_thread_resume", refuse_once)
+        async with supervisor.thread("a"):
+            assert [each for each in caplog.messages if "thread-000001" in each] == []
+        monkeypatch.setattr(StoredServer, "_on_thread_resume", refuse)
+        with pytest.raises(errors.ThreadInUse):
+            await supervisor.thread("a").__aenter__()
+    assert tries[-1] - tries[1] >= 30
+    assert [each for each in caplog.messages if "thread-000001" in each] == [
+        "thread thread-000001 is open in another server; waiting up to 30 s for it"
     ]
 
 

@@ -10,6 +10,7 @@ import trio
 from trio_codex import Backoff, Restart, errors
 from trio_codex.supervision import _fence, _history, _rule
 from trio_codex.testing import Kills, sweep_kills
+from trio_codex.testing._stored_server import StoredServer
 
 ONE_LIFE = Restart(max_restarts=0)
 """Do not restart: the program ends with its server."""
@@ -230,6 +231,55 @@ async def test_a_turn_whose_scope_a_death_ends_is_not_taken_for_one_that_the_pro
         result = await thread.run("one", key="1")
         assert (result.status, len(result.parts)) == ("completed", 2)
     kills.assert_at_most_once("one")
+
+
+@pytest.mark.parametrize(
+    "error", [errors.NoTurnRuns("thread-9"), errors.ConnectionBroken("mine")], ids=["missed", "lost"]
+)
+async def test_an_exception_of_the_function_that_decides_propagates_once(error, autojump_clock):
+    kills, results = Kills(), []
+
+    async def decide(result):
+        results.append(result)
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async with (
+        kills.supervisor() as supervisor,
+        supervisor.thread("a") as thread,
+        trio.open_nursery() as nursery,
+    ):
+
+        @nursery.start_soon
+        async def _():
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("lost for the test")
+
+        with trio.fail_after(60), pytest.raises(type(error)) as caught:
+            await thread.run("one", key="1", on_interrupted=decide)
+        assert caught.value is error
+        assert (error.__cause__, error.__context__) == (None, None)
+        assert [result.status for result in results] == ["interrupted"]
+        assert (await thread.run("one", key="1")).status == "completed"
+    kills.assert_at_most_once("one")
+
+
+async def test_a_thread_whose_history_cannot_be_read_is_not_left_open(autojump_clock, monkeypatch):
+    def refuse(self, params):
+        raise LookupError("the history is damaged")
+
+    kills = Kills()
+    async with kills.supervisor() as supervisor:
+        async with supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+        before = len(kills.steps)
+        with monkeypatch.context() as patched:
+            patched.setattr(StoredServer, "_on_thread_turns_list", refuse)
+            with pytest.raises(errors.InvalidRequestError, match="damaged"):
+                await supervisor.thread("a").__aenter__()
+        assert kills.steps[before:].count("thread/unsubscribe") == 1
+        async with supervisor.thread("a") as thread:
+            assert (await thread.run("one", key="1")).status == "completed"
 
 
 async def test_a_turn_whose_supervisor_gives_up_continues_in_the_next_program(autojump_clock, tmp_path):

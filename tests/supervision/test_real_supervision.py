@@ -6,7 +6,8 @@ import pytest
 import trio
 from supervised import keep_killing, kill, stage
 
-from trio_codex import errors
+from trio_codex import errors, retry_transient
+from trio_codex.supervision._prompt import CONTINUE
 from trio_codex.testing import Response, Text
 
 
@@ -108,6 +109,35 @@ async def test_a_failed_prompt_fails_again_and_is_not_sent_again():
                 with pytest.raises(errors.TurnFailed):
                     await thread.run("one", key="1")
         assert len(on.model.requests) == 1
+
+
+async def test_a_prompt_that_failed_for_a_transient_reason_can_be_continued_by_any_program():
+    async with stage() as on:
+        on.model.fail(429, message="slow down")
+        on.model.fail(503, message="down for a moment")
+        for _ in range(2):
+            async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+                with pytest.raises(errors.TurnFailed):
+                    await thread.run("one", key="1", on_failed="continue")
+                assert await thread.fate("1") == "failed"
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            with pytest.raises(errors.TurnFailed):
+                await thread.run("one", key="1")
+            result = await thread.run("one", key="1", on_failed="continue", continue_with="Go on.")
+        assert [part.status for part in result.parts] == ["failed", "failed", "completed"]
+        assert [item.client_id for item in result.items if item.type == "userMessage"] == ["1", "1~2", "1~3"]
+        assert on.given()[-3:] == ["one", CONTINUE, "Go on."]
+
+
+async def test_a_prompt_that_failed_permanently_is_not_continued():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.fail(400, message="no such model")
+        for _ in range(2):
+            with pytest.raises(errors.TurnFailed, match="no such model"):
+                await retry_transient(lambda: thread.run("one", key="1", on_failed="continue"))
+        assert len(on.model.requests) == 1
+        with pytest.raises(ValueError, match="on_failed"):
+            await thread.run("one", key="1", on_failed="retry")
 
 
 @pytest.mark.parametrize("key", ["", "a~2", "x" * 201])

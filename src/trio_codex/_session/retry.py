@@ -194,7 +194,7 @@ async def retry_transient(
         text = await retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
-    would stand there twice. What a failed turn has done to files is not undone.
+    would stand there twice. A supervised prompt with ``on_failed="continue"`` sends a follow-up instead. What a failed turn has done to files is not undone.
 
     The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
     instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).

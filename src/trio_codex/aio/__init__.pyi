@@ -74,7 +74,7 @@ from trio_codex.aio.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
 from trio_codex.policies import Policy as _Policy
-from trio_codex.supervision._prompt import OnInterrupted
+from trio_codex.supervision._prompt import OnFailed, OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
 ValueT_co = TypeVar("ValueT_co", covariant=True)
@@ -5340,6 +5340,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[None]: ...
@@ -5351,6 +5352,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: type[T],
         **options: Unpack[TurnOptions],
     ) -> TurnResult[T]: ...
@@ -5362,6 +5364,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: UnionType,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]: ...
@@ -5372,6 +5375,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> Scope[SupervisedTurn]:
@@ -5385,6 +5389,7 @@ class SupervisedThread:
             key: As in :meth:`run`.
             on_interrupted: As in :meth:`run`.
             continue_with: As in :meth:`run`.
+            on_failed: As in :meth:`run`.
             output_type: As in :meth:`run`.
             **options: See :class:`~trio_codex.TurnOptions`.
 
@@ -5543,7 +5548,7 @@ async def retry_transient(
         text = await retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
-    would stand there twice. What a failed turn has done to files is not undone.
+    would stand there twice. A supervised prompt with ``on_failed="continue"`` sends a follow-up instead. What a failed turn has done to files is not undone.
 
     The delay doubles after every attempt. To limit the total time, use :func:`asyncio.timeout`. Each retry is
     reported to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).

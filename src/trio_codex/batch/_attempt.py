@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import attrs
 import msgspec
@@ -12,9 +12,9 @@ import trio
 from trio_codex import Budget, errors
 from trio_codex._core.user_code import call_user
 from trio_codex.batch._context import TaskContext, TaskThread
-from trio_codex.batch._journal import added
 from trio_codex.batch._values import Outcome
 from trio_codex.batch._workspaces import REMOVAL_SECONDS, directory_name
+from trio_codex.supervision._spending import Spent, tokens_of, total_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -105,7 +105,7 @@ class Attempt:
         if self._started is not None:
             self.progress.seconds = seconds + trio.current_time() - self._started
         used = None if self._thread is None else self._thread.usage
-        self.progress.current = added(usage, used)
+        self.progress.current = total_of(usage, used)
         self._journal.save(self._task, self.progress)
 
     async def _solve(self, supervisor: Supervisor, start: AsyncExitStack, scope: AsyncExitStack) -> Any:
@@ -142,13 +142,10 @@ class Attempt:
         Raises:
             BudgetExceeded: Nothing is left.
         """
-        budget, usage = self._plan.budget, self.progress.usage
-        tokens, used = budget.task_tokens, 0 if usage is None else usage.total_tokens or 0
-        if tokens is None and budget.task_turns is None:
+        tokens, turns = self._plan.budget.task_tokens, self._plan.budget.task_turns
+        if tokens is None and turns is None:
             return None
-        if tokens is not None and used >= tokens:
-            raise errors.BudgetExceeded("thread", "tokens", tokens, used, usage)
-        return Budget(tokens=None if tokens is None else tokens - used, turns=budget.task_turns)
+        return Spent(tokens_of(self.progress.usage)).rest_of(Budget(tokens=tokens, turns=turns), "thread")
 
     def outcome(self, status: Status, value: Any = None, error: Exception | None = None) -> Outcome:
         """Return the outcome of the task."""
@@ -209,7 +206,9 @@ class Attempt:
 
 
 def _described(error: Exception) -> str:
-    """Return the class and the message of an exception, as text that UTF-8 can encode."""
+    """Return the class and the message of an exception, or those of a group, as text that UTF-8 can encode."""
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(map(_described, cast("ExceptionGroup[Exception]", error).exceptions))
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception as exc:

@@ -16,12 +16,14 @@ from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine
 from trio_codex.batch._journal import Journal
-from trio_codex.batch._servers import ServerPlan, Servers
+from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
+from trio_codex.supervision._generations import Generations
 from trio_codex.supervision._journal import Journal as ThreadJournal
 from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._values import Probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -214,16 +216,10 @@ async def open_batch(
             keep=keep,
             options=options,
         )
-        server_plan = ServerPlan(
-            count=servers,
-            config=config,
-            client={"policy": policy, "tools": tools, "instruments": instruments},
-            budget=_joint(budget),
-            restart=restart,
-            agree=partial(journal.agree, allow_changes=allow_changes),
-        )
         with closing(ThreadJournal(directory / THREADS)) as threads, suppress(_Unfinished):
-            pool = Servers(server_plan, threads)
+            client = {"policy": policy, "tools": tools, "instruments": instruments}
+            generations = partial(Generations, config, client, _joint(budget), restart, Probe(), threads)
+            pool = Servers(servers, generations, partial(journal.agree, allow_changes=allow_changes))
             async with pool.open():
                 engine = Engine(plan, journal, pool)
                 async with with_task(engine.run, lambda _: None):

@@ -14,14 +14,20 @@ from trio_codex import errors, is_transient_error, wire
 if TYPE_CHECKING:
     from trio_codex.batch._values import Retry
 
-_OVERLOADED: Final = frozenset({"serverOverloaded", "flexUnavailable", "policyCapacityUnavailable"})
+_KINDS: Final[dict[object, str]] = {
+    "flexUnavailable": "overload",
+    "other": "connection",  # the response was truncated
+    "rateLimitExceeded": "rate limit",
+    "serverOverloaded": "overload",
+    429: "rate limit",
+    503: "overload",
+    529: "overload",
+    None: "connection",
+}
+"""Kinds of transient failures, by ``codexErrorInfo`` or HTTP status. All others are errors of the provider's server."""
 
-_KIND_OF_STATUS: Final[dict[int | None, str]] = {429: "rate limit", 503: "overload", 529: "overload"}
 
-Kind = str
-
-
-def kind_of(error: Exception) -> Kind | None:
+def kind_of(error: Exception) -> str | None:
     """Return the kind of a transient failure, or ``None`` if the exception is not transient."""
     if isinstance(error, errors.ServerBusyError):
         return "overload"
@@ -32,18 +38,8 @@ def kind_of(error: Exception) -> Kind | None:
         return "connection"
     if not is_transient_error(error):
         return None
-    if info == "other":
-        return "connection"  # the response was truncated
-    if isinstance(info, str):
-        return (
-            "overload"
-            if info in _OVERLOADED
-            else "rate limit"
-            if info == "rateLimitExceeded"
-            else "server error"
-        )
-    status = getattr(info, "http_status_code", None)
-    return _KIND_OF_STATUS.get(status, "connection" if status is None else "server error")
+    key = info if isinstance(info, str) else getattr(info, "http_status_code", None)
+    return _KINDS.get(key, "server error")
 
 
 def is_usage_limit(error: Exception) -> bool:
@@ -70,9 +66,9 @@ class Brakes:
 
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
-        self._brakes: dict[Kind, _Brake] = {}
+        self._brakes: dict[str, _Brake] = {}
 
-    def pull(self, kind: Kind) -> None:
+    def pull(self, kind: str) -> None:
         """Delay all attempts, because one has failed. Failures during the delay count as the same incident."""
         brake, now = self._brakes.setdefault(kind, _Brake()), trio.current_time()
         if not brake.level or now >= brake.since + brake.cap:

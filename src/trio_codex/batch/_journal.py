@@ -11,6 +11,7 @@ from trio_codex import TokenUsage, errors
 from trio_codex._database import Database, Format
 from trio_codex.batch._tasks import decode_task, encode_task
 from trio_codex.batch._values import Outcome
+from trio_codex.supervision._spending import total_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,11 +44,6 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 )
 
 
-def added(one: TokenUsage | None, other: TokenUsage | None) -> TokenUsage | None:
-    """Return the sum of two usages, either of which may be unknown."""
-    return other if one is None else one if other is None else one + other
-
-
 @attrs.define(kw_only=True)
 class Progress:
     """The progress of a task.
@@ -74,7 +70,7 @@ class Progress:
     @property
     def total(self) -> TokenUsage | None:
         """Tokens used by all attempts."""
-        return added(self.usage, self.current)
+        return total_of(self.usage, self.current)
 
 
 class Journal:
@@ -209,7 +205,9 @@ class Journal:
         )
         names = ("attempt", "state", "failures", "deaths", "seconds")
         given = dict(zip(names, values, strict=True))
-        return Progress(**given, usage=_decode_usage(usage), current=_decode_usage(current))
+        return Progress(
+            **given, usage=_decode_usage(usage or b"null"), current=_decode_usage(current or b"null")
+        )
 
     def save(self, task: Task, progress: Progress) -> None:
         """Record the progress of a task."""
@@ -219,23 +217,14 @@ class Journal:
         write(
             "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
             progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
-            _encode_usage(progress.usage), _encode_usage(progress.current), task.id,
+            msgspec.json.encode(progress.usage), msgspec.json.encode(progress.current), task.id,
         )  # fmt: skip
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
     def finish(self, outcome: Outcome, progress: Progress) -> None:
         """Record an outcome, and the progress of its task."""
-        members = {
-            "status": outcome.status,
-            "value": outcome.value,
-            "error": outcome.error,
-            "usage": None if outcome.usage is None else attrs.asdict(outcome.usage),
-            "attempts": outcome.attempts,
-            "seconds": outcome.seconds,
-            "thread_id": outcome.thread_id,
-        }
-        json = msgspec.json.encode(members)
+        json = msgspec.json.encode(members_of(outcome))
         self._save(self._db.write_late, outcome.task, progress)
         self._db.write(
             "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
@@ -281,12 +270,12 @@ def _described(ids: Iterable[str], what: str) -> Iterator[str]:
         yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
 
 
-def _encode_usage(usage: TokenUsage | None) -> bytes | None:
-    return None if usage is None else msgspec.json.encode(attrs.asdict(usage))
+_decode_usage: Final = msgspec.json.Decoder(TokenUsage | None).decode
 
 
-def _decode_usage(json: bytes | None) -> TokenUsage | None:
-    return None if json is None else TokenUsage(**msgspec.json.decode(json))
+def members_of(outcome: Outcome) -> dict[str, Any]:
+    """Return the members of an outcome, as the journal stores them."""
+    return attrs.asdict(outcome, filter=attrs.filters.exclude("task", "resumed"))
 
 
 def _decode_outcome(task: bytes, json: bytes, *, resumed: bool) -> Outcome:

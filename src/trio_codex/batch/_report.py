@@ -11,12 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import attrs
 import msgspec
 import trio
 
 from trio_codex import CodexConfig, __version__
-from trio_codex.batch._journal import Journal
+from trio_codex.batch._journal import Journal, members_of
 from trio_codex.batch._transcripts import fitted, read_transcripts
 
 if TYPE_CHECKING:
@@ -100,10 +99,7 @@ async def write_report(
 def _ended(outcome: Outcome) -> dict[str, Any]:
     return {
         **_left(outcome.task, outcome.status),
-        "value": outcome.value,
-        "error": outcome.error,
-        "usage": None if outcome.usage is None else attrs.asdict(outcome.usage),
-        "attempts": outcome.attempts,
+        **members_of(outcome),
         "seconds": round(outcome.seconds, 3),
     }
 

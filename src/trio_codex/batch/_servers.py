@@ -6,82 +6,63 @@ from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import attrs
 import trio
 
-from trio_codex import Budget, errors
-from trio_codex.supervision._generations import Generations
+from trio_codex import errors
 from trio_codex.supervision._supervisor import supervise
-from trio_codex.supervision._values import Probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex import CodexConfig, Restart
     from trio_codex.supervision import Supervisor
-    from trio_codex.supervision._journal import Journal
-
-
-@attrs.frozen(kw_only=True)
-class ServerPlan:
-    """How to start each server; see :func:`open_batch`.
-
-    Attributes:
-        count: How many servers to start, or ``"per-task"``.
-        config: The configuration.
-        client: The other arguments of each client.
-        budget: The joint budget.
-        restart: How often each server may be restarted.
-        agree: Called with the settings that only the server knows, before anything runs on it.
-    """
-
-    count: int | Literal["per-task"]
-    config: CodexConfig
-    client: dict[str, Any]
-    budget: Budget | None
-    restart: Restart
-    agree: Callable[[dict[str, str]], object]
-
-    @asynccontextmanager
-    async def start(self, journal: Journal) -> AsyncGenerator[Supervisor]:
-        """Start a server, and keep it alive for the duration of a scope.
-
-        Raises:
-            BatchConflict: Its settings differ from those of an earlier run.
-            CodexError: As :func:`open_supervisor` does.
-        """
-        generations = Generations(self.config, self.client, self.budget, self.restart, Probe(), journal)
-        async with supervise(generations) as supervisor:
-            self.agree(await _settings_of(supervisor))
-            yield supervisor
+    from trio_codex.supervision._generations import Generations
 
 
 class Servers:
     """The servers of one batch.
 
     Args:
-        plan: How to start them.
-        journal: The journal of their threads.
+        count: How many servers to start, or ``"per-task"``.
+        generations: Creates the generations of a server.
+        agree: Called with the settings that only a server knows, before anything runs on it.
     """
 
-    def __init__(self, plan: ServerPlan, journal: Journal) -> None:
-        self._plan = plan
-        self._journal = journal
+    def __init__(
+        self,
+        count: int | Literal["per-task"],
+        generations: Callable[[], Generations],
+        agree: Callable[[dict[str, str]], object],
+    ) -> None:
+        self._count = count
+        self._generations = generations
+        self._agree = agree
         self._busy: Counter[Supervisor] = Counter()
+
+    @asynccontextmanager
+    async def _start(self) -> AsyncGenerator[Supervisor]:
+        """Start a server, and keep it alive for the duration of a scope.
+
+        Raises:
+            BatchConflict: Its settings differ from those of an earlier run.
+            CodexError: As :func:`open_supervisor` does.
+        """
+        async with supervise(self._generations()) as supervisor:
+            self._agree(await _settings_of(supervisor))
+            yield supervisor
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """Keep the shared servers alive for the duration of a scope."""
         await trio.lowlevel.checkpoint()
         async with AsyncExitStack() as stack:
-            for _ in range(0 if self._plan.count == "per-task" else self._plan.count):
-                self._busy[await stack.enter_async_context(self._plan.start(self._journal))] = 0
+            for _ in range(0 if self._count == "per-task" else self._count):
+                self._busy[await stack.enter_async_context(self._start())] = 0
             yield
 
     def one(self) -> AbstractAsyncContextManager[Supervisor]:
         """Return a scope that yields the server for an attempt: the one with the fewest attempts, or a new one."""
-        return self._shared() if self._busy else self._plan.start(self._journal)
+        return self._shared() if self._busy else self._start()
 
     @asynccontextmanager
     async def _shared(self) -> AsyncGenerator[Supervisor]:

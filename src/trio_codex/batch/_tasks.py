@@ -180,8 +180,7 @@ def encode_task(task: Task) -> bytes:
 
 def decode_task(json: bytes) -> Task:
     """Return a task from its JSON."""
-    members = msgspec.json.decode(json)
-    return Task(members["id"], members["prompt"], options=members["options"], data=members["data"])
+    return Task(**msgspec.json.decode(json))
 
 
 def checked_tasks(tasks: Iterable[Task], shard: tuple[int, int] | None) -> list[Task]:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+MOST_DEATHS: Final = 3
+"""How many workers of one share may die in a row without an outcome."""
+
 CANCEL_SECONDS: Final = 30.0
 """How long workers may take to end their turns and servers before they are killed."""
 
@@ -67,7 +70,6 @@ def run(
     options: Mapping[str, Any] | None = None,
     on_outcome: Callable[[Outcome], object] | None = None,
     scratch: str | os.PathLike[str] | None = None,
-    deaths: int = 3,
     ray_options: Mapping[str, Any] | None = None,
 ) -> list[Outcome]:
     """Run a batch on a Ray cluster, and wait for its end. Do not call it from Trio.
@@ -87,7 +89,6 @@ def run(
         on_outcome: Called with each outcome as it arrives, first with those of earlier runs.
         scratch: The directory on the local disk of each worker that has the journals and workspaces of shares. By default,
             ``shards`` in ``out``.
-        deaths: How many workers of one share may die in a row without an outcome.
         ray_options: Options of the Ray tasks, such as ``num_cpus``, ``resources`` or ``scheduling_strategy``.
 
     Returns:
@@ -98,12 +99,12 @@ def run(
         BatchConflict: ``out`` has a batch with other tasks or settings.
         JournalInUse: Another driver runs the batch.
         ShardFailed: A worker raised an exception that cannot be pickled.
-        ValueError: Two tasks have the same id, a task is not plain JSON, or ``shards`` or ``deaths`` is less than 1.
+        ValueError: Two tasks have the same id, a task is not plain JSON, or ``shards`` is less than 1.
         CodexError: As in :func:`~trio_codex.batch.open_batch`, from a worker.
         ray.exceptions.RayError: The cluster failed.
     """
-    if min(shards, deaths) < 1:
-        raise ValueError("shards and deaths must be at least 1")
+    if shards < 1:
+        raise ValueError("shards must be at least 1")
     directory = Path(out).absolute()
     chosen = dict(options or {})
     settings = {
@@ -124,7 +125,6 @@ def run(
             scratch=Path(scratch or directory / "shards").absolute() / str(journal.run),
             ray_options={**(ray_options or {}), "max_retries": 0},  # the journal knows what to repeat
             on_outcome=on_outcome,
-            deaths=deaths,
         )
         driver.run()
         return [outcome for _, outcome in journal.outcomes()]
@@ -141,7 +141,6 @@ class _Driver:
     scratch: Path
     ray_options: dict[str, Any]
     on_outcome: Callable[[Outcome], object] | None
-    deaths: int
     problem: str | None = None
     running: dict[Any, _Share] = attrs.field(factory=dict[Any, _Share])
 
@@ -221,9 +220,9 @@ class _Driver:
             ray.get(ended)
         except _DEATHS as exc:
             share.deaths += 1
-            if share.left and share.deaths >= self.deaths:
+            if share.left and share.deaths >= MOST_DEATHS:
                 self.problem = f"{share.deaths} workers died in a row without an outcome: {exc}".strip()
-            return bool(share.left) and share.deaths < self.deaths
+            return bool(share.left) and share.deaths < MOST_DEATHS
         except _exceptions.RayTaskError as exc:
             failure = exc.cause
         else:

@@ -77,7 +77,7 @@ from trio_codex.blocking.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
 from trio_codex.policies import Policy as _Policy
-from trio_codex.supervision._prompt import OnInterrupted
+from trio_codex.supervision._prompt import OnFailed, OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
 ValueT_co = TypeVar("ValueT_co", covariant=True)
@@ -5334,6 +5334,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[None]: ...
@@ -5345,6 +5346,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: type[T],
         **options: Unpack[TurnOptions],
     ) -> TurnResult[T]: ...
@@ -5356,6 +5358,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: UnionType,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]: ...
@@ -5366,6 +5369,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = ...,
+        on_failed: OnFailed = "raise",
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> Scope[SupervisedTurn]:
@@ -5379,6 +5383,7 @@ class SupervisedThread:
             key: As in :meth:`run`.
             on_interrupted: As in :meth:`run`.
             continue_with: As in :meth:`run`.
+            on_failed: As in :meth:`run`.
             output_type: As in :meth:`run`.
             **options: See :class:`~trio_codex.TurnOptions`.
 
@@ -5537,7 +5542,7 @@ def retry_transient(
         text = retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
-    would stand there twice. What a failed turn has done to files is not undone.
+    would stand there twice. A supervised prompt with ``on_failed="continue"`` sends a follow-up instead. What a failed turn has done to files is not undone.
 
     The delay doubles after every attempt. To limit the total time, use :func:`fail_after`. Each retry is reported
     to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).

@@ -55,22 +55,18 @@ async def run_batch(
     config: CodexConfig,
     offline: bool,
     solve: str | None,
-    turns: int,
-    starting: int | None,
     task_tokens: int | None,
     task_seconds: float | None,
     tokens: int | None,
     attempts: int,
     workspace: str,
-    on_death: Any,
-    keep: Any,
     shard: str | None,
     model: str | None,
     sandbox: str | None,
     servers: str,
-    allow_changes: bool,
+    **options: Any,
 ) -> int:
-    """Run the tasks of a file, and return the exit status.
+    """Run the tasks of a file, and return the exit status. The other options are those of :func:`open_batch`.
 
     Raises:
         CommandFailed: The batch has stopped, or was interrupted.
@@ -100,17 +96,13 @@ async def run_batch(
                 solver,
                 out=out,
                 config=without_waiting(config),
-                turns=turns,
-                starting=starting,
                 budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
                 retry=Retry(attempts=attempts),
                 workspace=_workspace(workspace),
-                on_death=on_death,
-                keep=keep,
                 shard=_shard(shard),
                 thread_options=thread_options,
                 servers=_servers(servers),
-                allow_changes=allow_changes,
+                **options,
             )
         )
         await _watch(batch)
@@ -262,23 +254,13 @@ def show_results(out: str, form: str) -> int:
             usage = None if row["usage"] is None else camel_case(row["usage"])
             click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
+    columns = ("id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id")
+    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore")
+    writer.writeheader()
     for row in rows:
         tokens = None if row["usage"] is None else row["usage"]["total_tokens"]
-        value = "" if row["value"] is None else json.dumps(row["value"])
-        writer.writerow(
-            [
-                row["id"],
-                row["status"],
-                value,
-                row["error"],
-                row["attempts"],
-                row["seconds"],
-                tokens,
-                row["thread_id"],
-            ]
-        )
+        value = None if row["value"] is None else json.dumps(row["value"])
+        writer.writerow({**row, "value": value, "tokens": tokens})
     return 0
 
 
@@ -306,16 +288,8 @@ def merge_shards(outs: Sequence[str], into: str) -> int:
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "id": outcome.task.id,
-        "status": outcome.status,
-        "value": outcome.value,
-        "error": outcome.error,
-        "usage": None if outcome.usage is None else attrs.asdict(outcome.usage),
-        "attempts": outcome.attempts,
-        "seconds": round(outcome.seconds, 3),
-        "thread_id": outcome.thread_id,
-    }
+    members = attrs.asdict(outcome, filter=attrs.filters.exclude("task", "resumed"))
+    return {"id": outcome.task.id, **members, "seconds": round(outcome.seconds, 3)}
 
 
 def _line(outcome: Outcome) -> str:

@@ -44,6 +44,10 @@ def format_stderr(stderr_tail: str) -> str:
 class CodexError(Exception):
     """Base class of every exception raised by trio-codex."""
 
+    def __repr__(self) -> str:
+        # The fields may be large: a result has all items of its turn.
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class FaceError(CodexError):
     """A client of :mod:`trio_codex.blocking` or :mod:`trio_codex.aio` cannot be used from here.

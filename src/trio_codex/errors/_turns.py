@@ -23,9 +23,14 @@ class TurnFailed(TurnError):
 
     result: Any
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """The message of ``result.error``, not truncated."""
         error = self.result.error
-        return "the turn failed" if error is None else f"the turn failed: {shorten(error.message)}"
+        return "the turn failed" if error is None else str(error.message)
+
+    def __str__(self) -> str:
+        return self.message if self.result.error is None else f"the turn failed: {shorten(self.message)}"
 
 
 @error_class

@@ -171,20 +171,8 @@ class _Setup:
             inner = list(config.launch_args_override)
         else:
             inner = config.command_line(str(config.codex_bin or "codex"))
-        added = (
-            {**config.env}
-            if config.codex_home is None
-            else {**config.env, "CODEX_HOME": str(config.codex_home)}
-        )
+        home = {} if config.codex_home is None else {"CODEX_HOME": str(config.codex_home)}
+        added = {**config.env, **home}
         # Pass only names: Docker's client has the values in its environment, so no process list shows them.
         names = [part for name, value in added.items() if value is not None for part in ("--env", name)]
-        return [
-            "docker",
-            "exec",
-            "--interactive",
-            "--workdir",
-            cwd,
-            *names,
-            container,
-            *inner,
-        ]
+        return ["docker", "exec", "--interactive", "--workdir", cwd, *names, container, *inner]

@@ -294,6 +294,14 @@ class Instrument:
     def generation_ended(self, generation: GenerationRecord) -> None:
         """Called when a generation has ended: once for each :meth:`generation_started`."""
 
+    def thread_awaited(self, thread_id: str, seconds: float) -> None:
+        """Called when a supervisor has to wait for a thread, because another server has it open.
+
+        Args:
+            thread_id: The id of the thread.
+            seconds: How long it waits before it raises ``ThreadInUse``.
+        """
+
 
 def notify(instruments: list[Instrument], hook: str, /, *args: object) -> None:
     """Call a hook of each instrument, for a library that builds on this one.

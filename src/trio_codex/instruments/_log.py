@@ -65,6 +65,12 @@ class LogInstrument(Instrument):
         else:
             self._logger.info("generation %d has ended as planned", generation.number)
 
+    def thread_awaited(self, thread_id: str, seconds: float) -> None:
+        """See :class:`Instrument`."""
+        self._logger.warning(
+            "thread %s is open in another server; waiting up to %g s for it", thread_id, seconds
+        )
+
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
         self._logger.warning("connection %d: discarded a line of %d bytes: %s", connection, size, reason)
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 
 from trio_codex import ThreadResumeOptions, errors, wire
+from trio_codex.instruments import notify
 from trio_codex.supervision._history import take_back_tail
 from trio_codex.supervision._system import still_runs
 
 if TYPE_CHECKING:
     from trio_codex import Codex, Thread, ThreadStartOptions
-    from trio_codex.supervision._generations import Life
-    from trio_codex.supervision._journal import Journal, ThreadRow
+    from trio_codex.supervision._generations import Generations, Life
+    from trio_codex.supervision._journal import ThreadRow
 
 RETRY_SECONDS: Final = 0.05
 """Seconds between two tries while another server has the thread. The lock of a killed server is free within 35 ms."""
@@ -32,16 +33,15 @@ _RESUME_OPTIONS: Final = ThreadResumeOptions.__annotations__.keys()
 
 
 async def open_thread(
-    life: Life, journal: Journal, name: str, options: ThreadStartOptions, patience: float
+    generations: Generations, life: Life, name: str, options: ThreadStartOptions
 ) -> tuple[Thread, str | None]:
     """Resume a thread, or start it if it is new or the server never stored it.
 
     Args:
-        life: The generation.
-        journal: The journal.
+        generations: The generations of the supervisor.
+        life: The current one.
         name: The name of the thread.
         options: The options of the thread.
-        patience: Seconds to wait for another server that has the thread.
 
     Returns:
         The handle, and the id of the newest turn, if there is one.
@@ -51,25 +51,35 @@ async def open_thread(
         ThreadGone: The thread was stored and is gone, or this server has another ``CODEX_HOME``.
         ValueError: The thread has no paginated history.
     """
-    codex = life.codex
+    codex, journal = life.codex, generations.journal
     row = journal.thread(name)
-    thread = None if row is None else await _resume(life, row, options, patience)
+    thread = None if row is None else await _resume(generations, life, row, options)
+    is_new = thread is None
     if thread is None:
         thread = await codex.thread_start(**options)
-        journal.started(name, thread.id, codex.metadata.codex_home, life.stamp)
+    try:
+        if is_new:
+            journal.started(name, thread.id, codex.metadata.codex_home, life.stamp)
         _check_history(thread)
-        return thread, None
-    _check_history(thread)
-    journal.resumed(name, life.stamp)
-    return thread, await take_back_tail(thread, None if row is None else row.anchor)
+        if is_new:
+            return thread, None
+        journal.resumed(name, life.stamp)
+        return thread, await take_back_tail(thread, None if row is None else row.anchor)
+    except BaseException:
+        await thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
+        raise
 
 
-async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patience: float) -> Thread | None:
+async def _resume(
+    generations: Generations, life: Life, row: ThreadRow, options: ThreadStartOptions
+) -> Thread | None:
     """Resume a thread. Return ``None`` if no server has stored it or ever will."""
     codex = life.codex
     given = {option: value for option, value in options.items() if option in _RESUME_OPTIONS}
+    patience = generations.config.start_timeout
     deadline = trio.current_time() + patience
     is_fenced = False
+    waits = 0
     await trio.lowlevel.checkpoint()
     while True:
         # Check this before the resume: a server that has ended by then can write nothing more.
@@ -95,6 +105,9 @@ async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patie
             refusal = errors.ThreadInUse(-32600, f"the server that had thread {row.id} still runs")
         if trio.current_time() > deadline:
             raise refusal
+        waits += 1
+        if waits == 2:  # not for a server that was just killed
+            notify(generations.instruments, "thread_awaited", row.id, patience)
         await trio.sleep(RETRY_SECONDS)
 
 

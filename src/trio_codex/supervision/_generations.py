@@ -84,6 +84,7 @@ class Generations:
         strikes: The number of consecutive deaths at which each thread was busy.
         quarantined: The names of the quarantined threads.
         left: The turns left by an exception of the program, by thread and key.
+        instruments: The instruments, and one that writes the log.
     """
 
     def __init__(
@@ -97,10 +98,10 @@ class Generations:
     ) -> None:
         self._config = config
         self._client = client
-        self._instruments: list[Instrument] = [*client.get("instruments", ())]
+        self.instruments: list[Instrument] = [*client.get("instruments", ())]
         # The loss of a server is always logged.
-        if not any(isinstance(instrument, LogInstrument) for instrument in self._instruments):
-            self._instruments.append(LogInstrument())
+        if not any(isinstance(instrument, LogInstrument) for instrument in self.instruments):
+            self.instruments.append(LogInstrument())
         self._budget = budget
         self._probe = probe
         self._is_owned = not isinstance(config, Attachment)
@@ -264,7 +265,7 @@ class Generations:
         life = self._life = Life(self.number, codex)
         record = GenerationRecord(life.number, codex.pid, life.started)
         self._wake()
-        notify(self._instruments, "generation_started", record)
+        notify(self.instruments, "generation_started", record)
         cause: Exception | str = "the supervisor was closed"
         try:
             cause = await self._wait_over(life, record)
@@ -277,7 +278,7 @@ class Generations:
             if isinstance(cause, Exception):
                 self._count_strikes(life)
             self._wake()
-            notify(self._instruments, "generation_ended", record)
+            notify(self.instruments, "generation_ended", record)
         return cause
 
     async def _wait_over(self, life: Life, record: GenerationRecord) -> Exception | str:
@@ -299,7 +300,7 @@ class Generations:
     @trio.lowlevel.enable_ki_protection
     async def _tick(self, record: GenerationRecord) -> None:
         while True:
-            notify(self._instruments, "generation_alive", record)
+            notify(self.instruments, "generation_alive", record)
             # If this fails, the next prompt raises the error before it is sent.
             with suppress(errors.JournalError):
                 self.journal.commit()

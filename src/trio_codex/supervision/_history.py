@@ -9,11 +9,12 @@ import attrs
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors, wire
+from trio_codex.supervision._spending import total_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_codex import Pager, Thread, TokenUsage
+    from trio_codex import Pager, Thread
 
 PAGE: Final = 20
 """Turns per page."""
@@ -156,15 +157,7 @@ def combined(parts: Sequence[TurnResult[Any]]) -> TurnResult[Any]:
         last,
         final_response=responses[-1] if responses else None,
         items=tuple(item for part in parts for item in part.items),
-        turn_usage=_sum(part.turn_usage for part in parts),
-        agents_usage=_sum(part.agents_usage for part in parts),
+        turn_usage=total_of(*(part.turn_usage for part in parts)),
+        agents_usage=total_of(*(part.agents_usage for part in parts)),
         parts=tuple(parts),
     )
-
-
-def _sum(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
-    total: TokenUsage | None = None
-    for usage in usages:
-        if usage is not None:
-            total = usage if total is None else total + usage
-    return total

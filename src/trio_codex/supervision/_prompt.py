@@ -37,6 +37,10 @@ OnInterrupted: TypeAlias = (
 ``None`` for the default."""
 
 
+OnFailed: TypeAlias = Literal["raise", "continue"]
+"""What to do with a prompt whose turn has failed for a transient reason."""
+
+
 @attrs.define(eq=False, repr=False)
 class Prompt:
     """One call of ``run`` or ``turn``.
@@ -48,6 +52,7 @@ class Prompt:
         output_type: The type of the final response.
         on_interrupted: What to do after a death.
         continue_with: The default input of the follow-up.
+        on_failed: What to do if its turn has failed for a transient reason.
         digest: The hash of input and options.
         is_stopped: Whether the program requested to interrupt it.
         spent: The usage of its turns in this program.
@@ -59,6 +64,7 @@ class Prompt:
     output_type: type[Any] | UnionType | None
     on_interrupted: OnInterrupted
     continue_with: TurnInput
+    on_failed: OnFailed
     digest: str
     is_stopped: bool = False
     spent: Spent = attrs.field(factory=Spent)

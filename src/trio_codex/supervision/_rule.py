@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from trio_codex import TurnResult, TurnStatus, errors, tools
+from trio_codex import TurnResult, TurnStatus, errors, is_transient_error, tools
 from trio_codex._core.user_code import call_user
 from trio_codex.supervision._history import IN_PROGRESS, History, combined, result_of
 from trio_codex.supervision._prompt import message_of
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from trio_codex.supervision._history import Found
     from trio_codex.supervision._journal import KeyRow
     from trio_codex.supervision._prompt import Prompt
+
+
+class CallbackFailed(Exception):
+    """Carries an exception of ``on_interrupted``, so that it is not taken for one of the generation.
+
+    Attributes:
+        error: The exception.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception = error
 
 
 @attrs.frozen
@@ -95,6 +107,8 @@ class OpenThread:
         if message_of(prompt.key, row.attempt) not in found.messages and not row.by_us:
             raise self._lost(row, f"its turn is {found.turn.status} without the prompt")
         result = combined(parts)
+        if prompt.on_failed == "continue" and is_transient_error(errors.TurnFailed(result)):
+            return Send(row.attempt + 1, prompt.continue_with, tuple(parts))
         return result if prompt.output_type is None else tools.with_output(result, prompt.output_type)
 
     async def fate(self, row: KeyRow, message: str) -> str:
@@ -157,6 +171,9 @@ class OpenThread:
             raise errors.TurnInterrupted(prompt.key, combined(parts))
         value: TurnInput | None = None
         if callable(prompt.on_interrupted):
-            with self.generations.nesting():
-                value = await call_user(prompt.on_interrupted, combined(parts))
+            try:
+                with self.generations.nesting():
+                    value = await call_user(prompt.on_interrupted, combined(parts))
+            except Exception as exc:
+                raise CallbackFailed(exc) from exc
         return prompt.continue_with if value is None else value

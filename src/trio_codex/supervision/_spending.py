@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import operator
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -58,6 +60,12 @@ def tokens_of(usage: TokenUsage | None) -> int:
     if usage.total_tokens is not None:
         return usage.total_tokens
     return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+
+
+def total_of(*usages: TokenUsage | None) -> TokenUsage | None:
+    """Return the sum of reports, each of which may be unknown."""
+    known = [usage for usage in usages if usage is not None]
+    return functools.reduce(operator.add, known) if known else None
 
 
 class ToolCalls:

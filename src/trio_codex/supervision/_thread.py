@@ -11,8 +11,9 @@ from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, is_loss
 from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
-from trio_codex.supervision._rule import OpenThread, Send
+from trio_codex.supervision._rule import CallbackFailed, OpenThread, Send
 from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._spending import total_of
 from trio_codex.supervision._turn import SupervisedTurn
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio_codex import ThreadStartOptions, TokenUsage, TurnInput, TurnOptions
     from trio_codex.supervision._generations import Generations, Life
-    from trio_codex.supervision._prompt import OnInterrupted
+    from trio_codex.supervision._prompt import OnFailed, OnInterrupted
 
 T = TypeVar("T")
 
@@ -79,8 +80,7 @@ class SupervisedThread:
 
         They include those of spawned agents. ``None`` if the server reported none.
         """
-        now = None if self._opened is None else self._opened.thread.usage
-        return now if self._used is None else self._used if now is None else self._used + now
+        return total_of(self._used, None if self._opened is None else self._opened.thread.usage)
 
     async def __aenter__(self) -> Self:
         """Start the thread, or resume it.
@@ -137,6 +137,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = CONTINUE,
+        on_failed: OnFailed = "raise",
         output_type: None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[None]: ...
@@ -148,6 +149,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = CONTINUE,
+        on_failed: OnFailed = "raise",
         output_type: type[T],
         **options: Unpack[TurnOptions],
     ) -> TurnResult[T]: ...
@@ -159,6 +161,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = CONTINUE,
+        on_failed: OnFailed = "raise",
         output_type: UnionType,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]: ...
@@ -169,6 +172,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = CONTINUE,
+        on_failed: OnFailed = "raise",
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]:
@@ -184,6 +188,8 @@ class SupervisedThread:
                 ``"raise"``, or call an async function with the result so far, which returns the input of the
                 follow-up.
             continue_with: The input of the follow-up.
+            on_failed: What to do if the turn has already failed for a transient reason: ``"raise"`` again, or
+                ``"continue"`` with a follow-up turn. See :func:`~trio_codex.is_transient_error`.
             output_type: As in :meth:`~trio_codex.Thread.run`.
             **options: See :class:`~trio_codex.TurnOptions`. The key is the ``client_user_message_id``.
 
@@ -202,7 +208,7 @@ class SupervisedThread:
             TurnActive: Another prompt runs on this thread.
             CodexError: As in :meth:`~trio_codex.Thread.run`, except for a lost connection.
         """
-        prompt = self._prompt(value, key, on_interrupted, continue_with, output_type, options)
+        prompt = self._prompt(value, key, on_interrupted, continue_with, on_failed, output_type, options)
         with self._busy(prompt.key):
             result = await self._drive(prompt)
         if result.status == TurnStatus.failed:
@@ -218,6 +224,7 @@ class SupervisedThread:
         key: str | None = None,
         on_interrupted: OnInterrupted = "continue",
         continue_with: TurnInput = CONTINUE,
+        on_failed: OnFailed = "raise",
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[SupervisedTurn]:
@@ -231,6 +238,7 @@ class SupervisedThread:
             key: As in :meth:`run`.
             on_interrupted: As in :meth:`run`.
             continue_with: As in :meth:`run`.
+            on_failed: As in :meth:`run`.
             output_type: As in :meth:`run`.
             **options: See :class:`~trio_codex.TurnOptions`.
 
@@ -240,7 +248,9 @@ class SupervisedThread:
         Raises:
             CodexError: As in :meth:`run`, except for a failed turn, which is a result. The body is cancelled.
         """
-        return self._turn(self._prompt(value, key, on_interrupted, continue_with, output_type, options))
+        return self._turn(
+            self._prompt(value, key, on_interrupted, continue_with, on_failed, output_type, options)
+        )
 
     @asynccontextmanager
     @trio.lowlevel.enable_ki_protection
@@ -265,6 +275,7 @@ class SupervisedThread:
         key: str | None,
         on_interrupted: OnInterrupted,
         continue_with: TurnInput,
+        on_failed: OnFailed,
         output_type: type[object] | UnionType | None,
         options: TurnOptions,
     ) -> Prompt:
@@ -276,9 +287,11 @@ class SupervisedThread:
             raise ValueError(
                 f'on_interrupted is "continue", "raise" or an async function, not {on_interrupted!r}'
             )
+        if on_failed not in ("raise", "continue"):
+            raise ValueError(f'on_failed is "raise" or "continue", not {on_failed!r}')
         key = key_of(key, required=self._journal.is_durable)
         digest = digest_of(value, options, output_type, self._generations.directory)
-        return Prompt(key, value, {**options}, output_type, on_interrupted, continue_with, digest)
+        return Prompt(key, value, {**options}, output_type, on_interrupted, continue_with, on_failed, digest)
 
     @contextmanager
     def _busy(self, key: str | None) -> Generator[None]:
@@ -372,16 +385,20 @@ class SupervisedThread:
         async with self._opening:
             if (opened := self._opened_in(life)) is not None:
                 return opened
-            if self._opened is not None and self._opened.life is not life:
+            before = self._opened
+            if before is not None and before.life is not life:
                 self._used = self.usage
             self._opened = None
-            patience = self._generations.config.start_timeout
             options: Any = dict(self._options)
             with suppress(errors.BudgetExceeded):  # a prompt raises it
                 options["budget"] = self._journal.spent(self.name).rest_of(
                     options.pop("budget", None), "thread"
                 )
-            thread, newest = await open_thread(life, self._journal, self.name, options, patience)
+            try:
+                thread, newest = await open_thread(self._generations, life, self.name, options)
+            finally:
+                if before is not None and before.life is life:
+                    await before.thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
             budget = self._options.get("budget")
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
@@ -398,7 +415,13 @@ class SupervisedThread:
                 return step  # noqa: ASYNC910  # deciding is a checkpoint
             return await Attempt(opened, prompt, step).run(view)
 
-        result = await self._over_generations(work, admitted=True)
+        try:
+            result = await self._over_generations(work, admitted=True)
+        except CallbackFailed as exc:
+            result = exc.error
+        if isinstance(result, Exception):
+            # Raise outside the handler, so that the wrapper does not become its context.
+            raise result
         if not self._generations.turnstile.inside:
             self._journal.checkpoint(idle=True)
         return result
