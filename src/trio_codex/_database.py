@@ -71,6 +71,7 @@ class Database:
         self._kind = kind
         self._lock: int | None = None
         self._is_closed = False
+        self._owner = os.getpid()
         self._writes = 0
         self._late: list[tuple[str, tuple[object, ...]]] = []
         try:
@@ -127,8 +128,11 @@ class Database:
         self._db.executescript(f"begin immediate; {kind.tables if is_new else ''} {marks} commit;")
 
     def close(self) -> None:
-        """Commit if possible, merge the write-ahead log, and release the lock. Idempotent."""
-        if not self._is_closed:
+        """Commit if possible, merge the write-ahead log, and release the lock. Idempotent.
+
+        In a forked copy of the process that opened it, this does nothing: the journal and its lock belong to the parent.
+        """
+        if not self._is_closed and os.getpid() == self._owner:
             self._is_closed = True
             if self._lock is not None:
                 # Uncommitted data may be lost to a full disk, as to a kill.
@@ -140,7 +144,7 @@ class Database:
     def _unlock(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
-            os.close(lock)
+            release(lock)
 
     def checkpoint(self, *, idle: bool) -> None:
         """Commit, and merge the write-ahead log if it is large."""
@@ -241,6 +245,18 @@ class Database:
     def error(self, problem: str, hint: str) -> errors.JournalError:
         """Return an error of this journal."""
         return errors.JournalError(self._path, problem, hint)
+
+
+def release(lock: int) -> None:
+    """Release a lock that this process has taken, and close its descriptor.
+
+    Closing alone would not release it while a forked copy of this process keeps the descriptor open.
+    """
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
 
 
 def network_file_system(path: Path) -> str | None:

@@ -255,6 +255,15 @@ async def test_another_batch_in_the_same_directory_is_refused_before_anything_is
                 await on.run(tasks, **options, config=None)
 
 
+async def test_a_conflict_of_instructions_does_not_show_them():
+    async with stage() as on:
+        await on.run(some(1), thread_options={"developer_instructions": "sesame one"})
+        await on.run(some(1), thread_options={"developer_instructions": "sesame one"})
+        with pytest.raises(errors.BatchConflict, match="developer_instructions") as caught:
+            await on.run(some(1), thread_options={"developer_instructions": "sesame two"}, config=None)
+        assert "sesame" not in f"{caught.value}{caught.value!r}"
+
+
 async def test_an_unsuitable_directory_is_refused(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()

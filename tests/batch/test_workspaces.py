@@ -1,6 +1,9 @@
 """Workspaces: the content of an attempt's directory, and its removal."""
 
+import multiprocessing
+import os
 import subprocess
+import time
 
 import pytest
 import trio
@@ -130,3 +133,57 @@ async def test_the_agent_works_in_the_workspace_of_its_attempt():
 
         outcomes = await on.run(some(1), solve)
         assert outcomes["t0"].value == str(on.out / "workspaces" / "t0-1")
+
+
+# -- processes around ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_hook(repository, tmp_path):
+    """Let a hook of the repository take a while, and return a file that exists once it has ended."""
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {started}\nsleep 0.5\ntouch {ended}\n")
+    hook.chmod(0o755)
+    return started, ended
+
+
+async def appears(path):
+    with trio.fail_after(20):
+        while not path.exists():  # noqa: ASYNC110  # another process creates it
+            await trio.sleep(0.01)
+
+
+async def test_a_command_is_in_its_own_session_so_ctrl_c_does_not_reach_it(repository, tmp_path):
+    """Otherwise the task of the workspace would fail for good, while others may finish."""
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ncut -d' ' -f6 /proc/self/stat > {tmp_path / 'session'}\n")
+    hook.chmod(0o755)
+    await GitWorktree(repository).create(tmp_path / "w")
+    assert int((tmp_path / "session").read_text()) != os.getsid(0)
+
+
+async def test_a_cancelled_command_ends_with_what_it_has_started(repository, slow_hook, tmp_path):
+    started, ended = slow_hook
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(GitWorktree(repository).create, tmp_path / "w")
+        await appears(started)
+        nursery.cancel_scope.cancel()
+    await trio.sleep(0.7)
+    assert not ended.exists()
+
+
+async def test_a_process_forked_while_a_repository_is_locked_does_not_keep_it_locked(
+    repository, slow_hook, tmp_path
+):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(GitWorktree(repository).create, tmp_path / "w")
+        await appears(slow_hook[0])
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    try:
+        with trio.fail_after(10):
+            await GitWorktree(repository).remove(tmp_path / "w")
+    finally:
+        worker.kill()
+        worker.join()

@@ -50,6 +50,9 @@ def test_keys_are_redacted():
     environment = {"MY_API_KEY": "correct-horse", "SHORT_KEY": "1", "HOME": "/home/user"}
     assert redacted("correct-horse at /home/user 1", environment) == "<MY_API_KEY> at /home/user 1"
     assert redacted("sk-0123456789abcdef", {}) == "<redacted>"
+    prefixes = {"A_KEY": "correct-horse", "B_KEY": "correct-horse-battery", "C_KEY": "two\n lines of it"}
+    assert redacted("correct-horse-battery correct-horse", prefixes) == "<B_KEY> <A_KEY>"
+    assert redacted("two lines of it", prefixes) == "<C_KEY>"
 
 
 def test_an_error_is_shown_with_its_cause_and_hint_on_one_line():

@@ -2,11 +2,13 @@
 
 import asyncio
 import copy
+import json
 import os
 import signal
 import stat
 import sys
 import time
+from urllib.parse import quote, urlencode
 
 import pytest
 import trio
@@ -182,6 +184,56 @@ async def test_values_of_the_configured_environment_are_not_shown_in_refusals():
     assert error.data == {"why": ["not <API_KEY>", {"<OTHER>": None, "n": 1}]}
     for shown in (error, copy.copy(error), told[-1]):
         assert secret not in str(shown) + repr(shown) + repr(shown.args)
+
+
+ODD_SECRETS = (
+    '{"key": "sesame\n"}',
+    "-----BEGIN-----\r\nsesame\r\n-----END-----\r\n",
+    "sesame/+=&? #<>",
+    "sésame same \U0001f600",
+    'sesame\\"\t\x00\x1b',
+    "\udcffsesame",
+)
+
+
+@pytest.mark.parametrize("value", ODD_SECRETS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        str,
+        json.dumps,
+        lambda value: json.dumps(value, ensure_ascii=False),
+        lambda value: quote(value, safe="", errors="surrogatepass"),
+        lambda value: quote(value, errors="surrogatepass"),
+        lambda value: urlencode({"key": value}, errors="surrogatepass"),
+        lambda value: value.translate(dict.fromkeys((*range(9), *range(11, 32)))),
+    ],
+)
+def test_a_value_is_redacted_also_as_a_part_of_json_or_of_a_url(value, form):
+    assert "same" not in Secrets({"KEY": value}).hide(form(value))
+
+
+async def test_a_value_is_redacted_in_stderr_although_its_control_characters_are_removed():
+    value = "-----BEGIN-----\r\nsesame\r\n-----END-----"
+    script = "import os, sys; print(os.environ['PEM'], repr(os.environ['PEM']), file=sys.stderr); sys.exit(1)"
+    error = await fails_to_start(fake(script, env={"PEM": value}))
+    assert error.stderr_tail.strip() == "<PEM> '<PEM>'"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_redacted"),
+    [
+        ("DB_PASSWORD", "hunter2", True),
+        ("PIN", "4711", True),
+        ("PIN", "471", False),
+        ("DEBUG", "verbose", False),
+        ("DEBUG", "verbose1", True),
+        ("ODD", "\0" * 8, True),
+    ],
+)
+def test_short_values_are_redacted_if_their_name_says_that_they_are_secrets(name, value, is_redacted):
+    text = f"a {value} b"
+    assert Secrets({name: value}).hide(text) == (f"a <{name}> b" if is_redacted else text)
 
 
 def test_error_data_nested_too_deeply_is_omitted():

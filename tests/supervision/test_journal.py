@@ -1,9 +1,11 @@
 """The journal: one writer, many readers, typed errors, and no loss of committed data."""
 
+import multiprocessing
 import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,24 @@ def test_a_journal_has_one_writer_and_many_readers(path, journal):
     again = Journal(path)
     assert again.thread("a").id == "thread-1"
     again.close()
+
+
+def test_a_forked_process_neither_keeps_a_journal_locked_nor_unlocks_it(path, journal):
+    """A worker of a pool may outlive the journal, or end while it is open."""
+    context = multiprocessing.get_context("fork")
+    closer = context.Process(target=journal.close)
+    closer.start()
+    closer.join()
+    with pytest.raises(errors.JournalInUse):
+        Journal(path)
+    worker = context.Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        journal.close()
+        Journal(path).close()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_the_states_of_a_key(journal):

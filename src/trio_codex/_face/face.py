@@ -192,6 +192,7 @@ class Scope:
         self._is_root = host is None
         self.host = host
         self._held: HeldScope | None = None
+        self._caller: Hashable = None
         self._has_exited = False
 
     async def enter(self, *, body: bool = True) -> Any:
@@ -221,7 +222,8 @@ class Scope:
         if self._is_root:
             host.root, host.value, host.close = held, held.entered.value, self.close
         if body:
-            host.scopes.setdefault(face.caller(), []).append(held)
+            self._caller = face.caller()
+            host.push(self._caller, held)
             self.enter_body(held)
         return wrap(face, host, held.entered.value)
 
@@ -251,11 +253,7 @@ class Scope:
                 "a callback cannot close its own client, which waits for it: end its turn instead"
             )
         self.face.check(host)
-        caller = self.face.caller()
-        if held in (scopes := host.scopes.get(caller, [])):
-            scopes.remove(held)
-            if not scopes:
-                del host.scopes[caller]
+        host.pop(self._caller, held)
         interruption = await self._leave(exc)
         exc = self.leave_body(exc)
         if interruption is not None and not isinstance(exc, type(interruption)):

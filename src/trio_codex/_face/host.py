@@ -59,7 +59,8 @@ class Host(Around):
         home: The asyncio event loop to which the client belongs, if any.
 
     Attributes:
-        scopes: The scopes that each caller is inside, innermost last.
+        scopes: The scopes that each caller is inside, innermost last. Changed under a lock, because a scope may be left by
+            another caller than the one that entered it, as in a generator that a pool of threads advances.
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
         close: Closes that scope through the face.
@@ -79,7 +80,9 @@ class Host(Around):
         self._thread = threading.Thread(target=self._main, name="trio-codex", daemon=True)
         self.home = home
         self.has_ended = self.was_forked = False
-        self.scopes: dict[Hashable, list[OpenScope]] = {}
+        self.scopes: dict[Hashable, tuple[OpenScope, ...]] = {}
+        # A signal handler may interrupt a change in its own thread.
+        self._lock = threading.RLock()
         self.root: OpenScope | None = None
         self.value: object = None
         self.close: Callable[[], Any] | None = None
@@ -166,6 +169,18 @@ class Host(Around):
     def call(self, operation: Operation, caller: Hashable, function: Callable[..., Any], *call: Any) -> None:
         """Run an async function inside the caller's innermost scope. Raises as :meth:`submit` does."""
         self.submit(operation, self.innermost(caller).begin, function, *call)
+
+    def push(self, caller: Hashable, scope: OpenScope) -> None:
+        """Record that a caller is inside a scope."""
+        with self._lock:
+            self.scopes[caller] = (*self.scopes.get(caller, ()), scope)
+
+    def pop(self, caller: Hashable, scope: OpenScope) -> None:
+        """Record that a caller is no longer inside a scope."""
+        with self._lock:
+            rest = tuple(each for each in self.scopes.pop(caller, ()) if each is not scope)
+            if rest:
+                self.scopes[caller] = rest
 
     def innermost(self, caller: Hashable) -> Around:
         """Return the scope, callback or client that an operation of this caller runs in."""

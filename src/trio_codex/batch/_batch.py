@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from contextlib import asynccontextmanager, closing, suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import trio
 
-from trio_codex import Budget, CodexConfig, Restart, errors
+from trio_codex import Budget, CodexConfig, Restart, errors, wire
 from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine
@@ -195,7 +196,7 @@ async def open_batch(
         "on_death": on_death,
         "shard": repr(shard),
         "solve": "the prompt" if solve is solve_prompt else name_of(solve),
-        "thread_options": repr(sorted((name, options[name]) for name in options if name not in UNCOMPARED)),
+        "thread_options": compared(options),
         "tools": repr([tool.name for tool in tools]),
         "workspace": repr(workspace),
     }
@@ -262,6 +263,24 @@ def _joint(budget: BatchBudget) -> Budget | None:
     if budget.tokens is None and budget.seconds is None and budget.turns is None:
         return None
     return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
+
+
+def compared(options: Mapping[str, Any]) -> str:
+    """Return thread options as text that differs if they do. It has a hash of people's words, which no error may show."""
+    elided = wire.ThreadStartParams.__wire__.elided
+    names = sorted(name for name in options if name not in UNCOMPARED)
+    return repr([(name, _Hashed(options[name]) if name in elided else options[name]) for name in names])
+
+
+class _Hashed:
+    """A value whose representation has its hash."""
+
+    def __init__(self, value: object) -> None:
+        self._text = repr(value)
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"<elided: {digest[:16]}>"
 
 
 def name_of(solve: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from urllib.parse import quote
 
 import attrs
 import trio
+
+from trio_codex._database import release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -141,7 +144,7 @@ class GitWorktree:
                 await trio.sleep(LOCK_POLL)
             yield lock
         finally:
-            os.close(lock)
+            release(lock)
 
 
 def directory_name(task: Task, attempt: int) -> str:
@@ -182,13 +185,16 @@ async def _run(*command: str, lock: int | None = None) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=() if lock is None else (lock,),
+        start_new_session=True,  # Ctrl-C in the terminal must reach only this program, which decides what to end
     )
     assert process.stdout is not None
     try:
         async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as stream:
             output = b"".join([chunk async for chunk in stream])
     except BaseException:
-        process.kill()
+        # With what it has started, such as a hook of git.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         raise
     finally:
         process.stdout.close()

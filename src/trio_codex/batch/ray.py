@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from trio_codex import errors
-from trio_codex.batch._batch import name_of
+from trio_codex.batch._batch import compared, name_of
 from trio_codex.batch._journal import Journal
 from trio_codex.batch._shard import ShardSpec, run_shard
 from trio_codex.batch._tasks import checked_tasks
@@ -49,6 +49,10 @@ COMPARED: Final = ("on_death", "thread_options", "workspace")
 """Options that must be the same when a batch is resumed."""
 
 _DEATHS: Final = (_exceptions.NodeDiedError, _exceptions.OutOfMemoryError, _exceptions.WorkerCrashedError)
+
+
+def _compared(name: str, value: Any) -> str:
+    return compared(value or {}) if name == "thread_options" else repr(value)
 
 
 @attrs.define
@@ -110,7 +114,7 @@ def run(
     settings = {
         "engine": "ray",
         "solve": name_of(solve) if callable(solve) else solve or "the prompt",
-        **{name: repr(chosen[name]) if name in chosen else "the default" for name in COMPARED},
+        **{name: _compared(name, chosen[name]) if name in chosen else "the default" for name in COMPARED},
     }
     with closing(Journal(directory, writes=True)) as journal:
         journal.begin(settings, checked_tasks(tasks, None), allow_changes=bool(chosen.get("allow_changes")))

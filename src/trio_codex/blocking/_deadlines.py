@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,8 @@ class Deadline:
     """
 
     def __init__(self, seconds: float, *, fails: bool) -> None:
+        if math.isnan(seconds):
+            raise ValueError("a deadline must not be NaN")
         self._seconds = seconds
         self._fails = fails
         self._at = 0.0
@@ -65,6 +68,12 @@ def move_on_after(seconds: float) -> Deadline:
 
     When it expires, the call that the body waits for is cancelled. Everything it started has ended before the program
     continues.
+
+    Args:
+        seconds: The time; ``math.inf`` for no deadline.
+
+    Raises:
+        ValueError: ``seconds`` is NaN.
     """
     return Deadline(seconds, fails=False)
 
@@ -74,5 +83,6 @@ def fail_after(seconds: float) -> Deadline:
 
     Raises:
         TimeoutError: The body took longer; raised when the block is left.
+        ValueError: ``seconds`` is NaN.
     """
     return Deadline(seconds, fails=True)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 # flake8: noqa: ASYNC910
 
 
+LONGEST_WAIT: Final = threading.TIMEOUT_MAX
+"""A lock accepts no longer timeout."""
+
+_here: Final = threading.local()
+
+
 class _Operation(Operation):
     """An operation whose callers wait for locks."""
 
@@ -36,25 +42,34 @@ class _Operation(Operation):
                 lock.release()
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
+        interruption: BaseException | None = None
         # Each caller has its own lock. Add it to the list before reading done: wake() sets done, and then reads the
         # list.
         lock = threading.Lock()
         lock.acquire()
         self._locks.append(lock)
+        outer = interrupts.waiting
         is_watched = interrupts.watch(lock)
         deadlines = deadlines_here() if cancel is not None else ()
-        interruption: BaseException | None = None
         try:
             while not self.done:
-                expired = next((each for each in deadlines if not each.seconds_left()), None)
-                if cancel is not None and (expired or (is_watched and interrupts.pending)):
-                    if expired is not None:
-                        interruption = Expired(expired)
-                    cancel()
-                    cancel, deadlines = None, ()
-                lock.acquire(timeout=min((each.seconds_left() for each in deadlines), default=-1))
+                try:
+                    expired = next((each for each in deadlines if not each.seconds_left()), None)
+                    if cancel is not None and (expired or (is_watched and interrupts.pending)):
+                        if expired is not None:
+                            interruption = Expired(expired)
+                        cancel()
+                        cancel, deadlines = None, ()
+                    seconds = min((each.seconds_left() for each in deadlines), default=-1)
+                    lock.acquire(timeout=min(seconds, LONGEST_WAIT))
+                except BaseException as exc:
+                    # A signal handler of the program has raised, such as one that exits on SIGTERM.
+                    interruption = exc if interruption is None else interruption
+                    if cancel is not None:
+                        cancel()
+                        cancel, deadlines = None, ()
         finally:
-            interrupted = is_watched and interrupts.take()
+            interrupted = is_watched and interrupts.take(outer)
         return KeyboardInterrupt() if interrupted else interruption
 
 
@@ -81,8 +96,11 @@ class Blocking(Face):
     operation = _Operation
     aliases = MappingProxyType({"aclose": ("close",)})
 
-    def caller(self) -> int:
-        return threading.get_ident()
+    def caller(self) -> object:
+        # Not the number of the thread, which the next thread may have.
+        if (caller := getattr(_here, "caller", None)) is None:
+            caller = _here.caller = object()
+        return caller
 
     def home(self) -> None:
         return None

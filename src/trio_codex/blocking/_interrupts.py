@@ -63,9 +63,13 @@ class Interrupts:
         self.waiting = lock
         return True
 
-    def take(self) -> bool:
-        """Stop watching, and return whether there was an interrupt."""
-        self.waiting = None
+    def take(self, outer: threading.Lock | None = None) -> bool:
+        """Stop watching, and return whether there was an interrupt.
+
+        Args:
+            outer: What the main thread continues to wait for, if this was called in a signal handler.
+        """
+        self.waiting = outer
         self._uninstall()
         taken, self.pending = self.pending, False
         return taken

@@ -102,9 +102,15 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     """Redact strings that look like keys, and the values of environment variables whose names suggest a secret."""
-    for name, value in (os.environ if environment is None else environment).items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, f"<{name}>")
+    secrets = [
+        (form, f"<{name}>")
+        for name, value in (os.environ if environment is None else environment).items()
+        if len(value) >= 8 and _SECRET_NAME.search(name)
+        for form in (value, " ".join(value.split()))
+    ]
+    # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.
+    for value, shown in sorted(secrets, key=lambda secret: len(secret[0]), reverse=True):
+        text = text.replace(value, shown)
     return _SECRET_VALUE.sub("<redacted>", text)
 
 

@@ -1,0 +1,207 @@
+"""Who is inside a scope, and what signal handlers of the program may do while a call waits."""
+
+import asyncio
+import math
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import trio
+from face_drivers import FACES
+
+from trio_codex.blocking._interrupts import interrupts
+
+BLOCKING, AIO = FACES
+
+
+@asynccontextmanager
+async def bare():
+    await trio.lowlevel.checkpoint()
+    yield
+
+
+def open_bare(face, make=bare):
+    return face.module._face.FACE.scope(make, None)
+
+
+def call(face, host, function, *args):
+    return face.module._face.FACE.call(host, function, args, {})
+
+
+async def answer():
+    await trio.lowlevel.checkpoint()
+    return 42
+
+
+@contextmanager
+def handling(number, handler):
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+# -- generators that their callers pass on -------------------------------------------------------------------------
+
+
+def test_a_thread_can_use_the_client_after_another_has_left_its_scope():
+    """A pool may advance a generator in a different thread each time."""
+
+    def generate(host):
+        with BLOCKING.module._face.BlockingScope(bare, host):
+            yield
+
+    with (
+        (scope := open_bare(BLOCKING)),
+        ThreadPoolExecutor(1) as first,
+        ThreadPoolExecutor(1) as second,
+    ):
+        generator = generate(scope.host)
+        first.submit(next, generator).result()
+        assert second.submit(list, generator).result() == []
+        assert first.submit(call, BLOCKING, scope.host, answer).result() == 42
+        assert len(scope.host.scopes) == 1
+
+
+def test_a_task_can_use_the_client_after_another_has_left_its_scope():
+    async def generate(host):  # noqa: ASYNC900  # what this is about
+        async with AIO.module._face.AsyncioScope(bare, host):
+            yield  # noqa: ASYNC119  # likewise
+
+    async def consume(generator):
+        return [each async for each in generator]
+
+    async def test():
+        async with (scope := open_bare(AIO)):
+            generator = generate(scope.host)
+            await anext(generator)
+            consumer = asyncio.create_task(consume(generator))
+            assert await consumer == []
+            assert await call(AIO, scope.host, answer) == 42
+            assert len(scope.host.scopes) == 1
+
+    asyncio.run(test())
+
+
+def test_a_thread_is_not_inside_the_scope_of_an_ended_thread_with_the_same_number():
+    numbers, wheres = [], []
+
+    def run(function, *args):
+        thread = threading.Thread(target=function, args=args)
+        thread.start()
+        thread.join()
+        numbers.append(thread.ident)
+
+    def look(host):
+        wheres.append(host.innermost(BLOCKING.module._face.FACE.caller()))
+
+    with (scope := open_bare(BLOCKING)):
+        run(BLOCKING.module._face.BlockingScope(bare, scope.host).__enter__)
+        while numbers[0] not in numbers[1:]:
+            run(look, scope.host)
+        assert set(wheres) == {scope.host.root}
+
+
+# -- deadlines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e12, threading.TIMEOUT_MAX + 1])
+def test_a_deadline_may_be_later_than_a_lock_can_wait(seconds):
+    with (scope := open_bare(BLOCKING)), BLOCKING.module.fail_after(seconds) as deadline:
+        assert call(BLOCKING, scope.host, answer) == 42
+    assert not deadline.cancelled_caught
+
+
+def test_a_deadline_is_not_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        BLOCKING.module.move_on_after(math.nan)
+
+
+# -- signal handlers -----------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """An operation that takes a while to end once it is cancelled."""
+
+    def __init__(self):
+        self.started = threading.Event()
+        self.ended = 0
+
+    async def run(self):
+        try:
+            self.started.set()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)
+            self.ended += 1
+
+    @asynccontextmanager
+    async def scope(self):
+        try:
+            await trio.lowlevel.checkpoint()
+            self.started.set()
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)
+            self.ended += 1
+
+    def send_when_started(self, *numbers):
+        def send():
+            self.started.wait()
+            while interrupts.waiting is None:
+                time.sleep(0.001)
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+
+def exit_program(*_):
+    raise SystemExit(7)
+
+
+def test_the_exception_of_a_signal_handler_is_raised_once_the_call_has_ended():
+    slow = Slow()
+    with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
+        sender = slow.send_when_started(signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            call(BLOCKING, scope.host, slow.run)
+        assert (caught.value.code, slow.ended) == (7, 1)
+        sender.join()
+        assert call(BLOCKING, scope.host, answer) == 42
+
+
+def test_the_exception_of_a_signal_handler_is_raised_once_the_scope_has_ended():
+    slow = Slow()
+    with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
+        held = BLOCKING.module._face.BlockingScope(slow.scope, scope.host)
+        held.__enter__()
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(SystemExit):
+            held.__exit__(None, None, None)
+        assert slow.ended == 1
+
+
+def test_ctrl_c_ends_a_call_during_which_a_signal_handler_has_used_the_client():
+    slow, answers = Slow(), []
+    with (
+        (scope := open_bare(BLOCKING)),
+        handling(signal.SIGUSR1, lambda *_: answers.append(call(BLOCKING, scope.host, answer))),
+    ):
+        sender = slow.send_when_started(signal.SIGUSR1)
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            call(BLOCKING, scope.host, slow.run)
+        assert (answers, slow.ended) == ([42], 1)
+        sender.join()
+        timer.join()
