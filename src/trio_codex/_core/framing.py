@@ -61,12 +61,11 @@ class LineBuffer:
 
     def feed(self, chunk: bytes | bytearray) -> list[Line | OversizeLine]:
         """Add a chunk; return the lines that it completes, without their newlines."""
-        first, *others = bytes(chunk).split(b"\n")
-        if not others:
-            self._keep(first)
-            return []
-        rest = others.pop()
-        lines: list[Line | OversizeLine] = [self._end_line(first), *others]
+        pieces = bytes(chunk).split(b"\n")
+        rest = pieces.pop()
+        lines = cast("list[Line | OversizeLine]", pieces)
+        if lines and self._size:
+            lines[0] = self._end_line(pieces[0])
         if len(chunk) > self.max_line_bytes:
             lines = [self._bounded(line) for line in lines]
         if rest:
@@ -101,8 +100,6 @@ class LineBuffer:
         return unfinished, size
 
     def _end_line(self, last: bytes) -> Line | OversizeLine:
-        if not self._size:
-            return last
         self._keep(last)
         line, size = self._take()
         if size > self.max_line_bytes:
@@ -119,6 +116,9 @@ def _head(line: Line) -> bytes:
     return bytes(line[:OVERSIZE_HEAD_BYTES])
 
 
+_encode: Final = msgspec.json.Encoder().encode
+
+
 def encode_message(message: object) -> bytes:
     """Encode one JSON-RPC message as a single line, without its newline.
 
@@ -127,7 +127,7 @@ def encode_message(message: object) -> bytes:
             ``os.fsdecode``) is rejected, too, because the server drops such a line without a response (PROTOCOL Q10).
     """
     try:
-        text = msgspec.json.encode(message)
+        text = _encode(message)
         # The encoder writes NaN and infinities as null, so the server would receive a different value.
         if b"null" in text and _holds_non_finite(msgspec.to_builtins(message, enc_hook=_opaque)):
             raise LocalProtocolError("not JSON: a number is infinite or NaN")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+import msgspec
 import trio
 
 from trio_codex.errors import CodexError, ConnectionBroken, RpcError
 
 if TYPE_CHECKING:
-    import msgspec
-
     from trio_codex._core.rpc import RequestId
     from trio_codex._link.hooks import RequestOutcome, RequestRecord, RequestWatch
     from trio_codex._link.timeouts import Timeout, Timeouts
@@ -77,7 +76,8 @@ class CloseReason:
         return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
 
 
-class Call:
+# A struct, because creating one is on the way of every request, and costs a quarter of a plain Python class.
+class Call(msgspec.Struct, eq=False):
     """One request. It stays pending until it is answered or given up, even if the task that waits is cancelled.
 
     Attributes:
@@ -86,51 +86,37 @@ class Call:
         request_id: The JSON-RPC id.
         queued_line: The encoded line.
         has_place: Whether it occupies a place in the request window.
+        answered: Whether the outcome is known.
         refusal: The last overload error of the server; the server did not accept the request.
         refusals: The number of overload errors.
         refused_at: Trio time of the first overload error.
         timer: The timer that retries the request, or expires it while it waits to be sent.
     """
 
-    __slots__ = (
-        "_answered",
-        "_caller",
-        "_error",
-        "_record",
-        "_result",
-        "has_place",
-        "method",
-        "queued_line",
-        "refusal",
-        "refusals",
-        "refused_at",
-        "request_class",
-        "request_id",
-        "timer",
-    )
-
-    def __init__(
-        self, caller: Caller, method: str, request_class: RequestClass, record: RequestRecord | None = None
-    ) -> None:
-        self.method: str = method
-        self.request_class: RequestClass = request_class
-        self._caller = caller
-        self._record = record
-        self._answered = trio.Event()
-        self._result: msgspec.Raw | None = None
-        self._error: CodexError | None = None
-        self.request_id: RequestId = 0
-        self.queued_line: QueuedLine | None = None
-        self.has_place: bool = False
-        self.refusal: ServerBusyError | None = None
-        self.refusals: int = 0
-        self.refused_at: float = 0.0
-        self.timer: Timeout | None = None
+    _caller: Caller
+    method: str
+    request_class: RequestClass
+    _record: RequestRecord | None = None
+    request_id: RequestId = 0
+    queued_line: QueuedLine | None = None
+    has_place: bool = False
+    answered: bool = False
+    refusal: ServerBusyError | None = None
+    refusals: int = 0
+    refused_at: float = 0.0
+    timer: Timeout | None = None
+    _result: msgspec.Raw | None = None
+    _error: CodexError | None = None
+    _done: trio.Event | None = None
 
     @property
-    def answered(self) -> bool:
-        """Whether the outcome is known."""
-        return self._answered.is_set()
+    def _outcome_known(self) -> trio.Event:
+        """Set with ``answered``. The first task that waits creates it, when the server already has the request."""
+        if self._done is None:
+            self._done = trio.Event()
+            if self.answered:
+                self._done.set()
+        return self._done
 
     @property
     def waits(self) -> bool:
@@ -151,7 +137,7 @@ class Call:
             ConnectionBroken: The connection broke first.
             ConnectionClosed: The connection was closed on this side first.
         """
-        await self._answered.wait()
+        await self._outcome_known.wait()
         if self._error is not None:
             raise self._error
         assert self._result is not None
@@ -171,7 +157,7 @@ class Call:
 
     async def settled(self) -> None:
         """Wait for the outcome without raising it."""
-        await self._answered.wait()
+        await self._outcome_known.wait()
 
     def take_back(self) -> bool:
         """Cancel the call if its line was not handed to the writer yet; return whether that succeeded."""
@@ -191,10 +177,10 @@ class Call:
             error: The error, if the call failed.
             outcome: What to report to the instruments; derived from ``error`` by default.
         """
-        answered = self._answered
-        if not answered.is_set():
-            self._result, self._error = result, error
-            answered.set()
+        if not self.answered:
+            self._result, self._error, self.answered = result, error, True
+            if self._done is not None:
+                self._done.set()
             self._caller.settled(self)
             if self._record is not None:
                 if outcome is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 if TYPE_CHECKING:
@@ -24,23 +25,20 @@ BATCH_BYTES: Final = 256 * 1024
 """Lines are batched up to this size, which saves system calls and limits what an urgent line waits for."""
 
 
-class QueuedLine:
+class QueuedLine(msgspec.Struct, eq=False):
     """One outgoing line.
 
     Attributes:
         line: The line; empty once it will certainly not be written again.
-        taken: Whether it was handed over for writing; from then on it counts as sent.
         record: The record of the request for instruments; ``None`` if it is not a request or no instrument needs it.
         is_reply: Whether it answers a server request.
+        taken: Whether it was handed over for writing; from then on it counts as sent.
     """
 
-    __slots__ = ("is_reply", "line", "record", "taken")
-
-    def __init__(self, line: bytes, record: RequestRecord | None = None, *, is_reply: bool = False) -> None:
-        self.line: bytes = line
-        self.is_reply: bool = is_reply
-        self.taken: bool = False
-        self.record: RequestRecord | None = record
+    line: bytes
+    record: RequestRecord | None = None
+    is_reply: bool = False
+    taken: bool = False
 
 
 class WriteQueue:
