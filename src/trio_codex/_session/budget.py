@@ -72,26 +72,28 @@ class Meter:
 
     def check_something_left(self, *, is_new: bool = True) -> None:
         """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start, or be rejoined if not new."""
+        if self.budget is _NO_BUDGET:
+            return
         used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
             if allowed is not None and spent >= allowed:
                 raise self.exceeded(limit)
 
-    def open(self, stop: Callable[[BudgetExceeded], None], *, is_new: bool = True) -> None:
+    def open(self, stop: Callable[[BudgetExceeded], None], now: float, *, is_new: bool = True) -> None:
         """Record the start of a turn, or that one was rejoined, which does not count as a further turn.
 
         The reader calls ``stop``, possibly often, while token use is above the limit.
         """
         if not self._open:
-            self._busy_since = trio.current_time()
+            self._busy_since = now
         self._open.append(stop)
         self.turns += is_new
 
-    def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
+    def close(self, stop: Callable[[BudgetExceeded], None], now: float) -> None:
         self._open.remove(stop)
         if not self._open:
-            self._busy += trio.current_time() - self._busy_since
+            self._busy += now - self._busy_since
 
     @property
     def tokens(self) -> int:
@@ -111,7 +113,7 @@ class Meter:
     def deadline(self) -> float:
         """When the time runs out if a turn stays open, on Trio's clock."""
         limit = self.budget.seconds
-        return float("inf") if limit is None else trio.current_time() + limit - self.seconds
+        return math.inf if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
         return BudgetExceeded(
@@ -143,16 +145,19 @@ class BudgetTracker:
         self._meters = meters
         self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
-        on_exceeded = self._on_exceeded
+        on_exceeded, now = self._on_exceeded, trio.current_time()
         for meter in meters:
-            meter.open(on_exceeded, is_new=is_new)
-        self._first_up = min(meters, key=lambda meter: meter.deadline)
-        scope.deadline = self._first_up.deadline
+            meter.open(on_exceeded, now, is_new=is_new)
+        timed = [meter for meter in meters if meter.budget.seconds is not None]
+        self._first_up = min(timed, key=lambda meter: meter.deadline, default=None)
+        if self._first_up is not None:
+            scope.deadline = self._first_up.deadline
 
     def check_time(self) -> None:
         """If the scope was cancelled because a budget ran out of time, report that budget."""
-        if self._scope.cancel_called and self._scope.deadline <= trio.current_time():
-            self._on_exceeded(self._first_up.exceeded("seconds"))
+        timed, scope = self._first_up, self._scope
+        if timed is not None and scope.cancel_called and scope.deadline <= trio.current_time():
+            self._on_exceeded(timed.exceeded("seconds"))
 
     def never_started(self) -> None:
         """Record that the server rejected the turn, so that it is not counted."""
@@ -161,10 +166,12 @@ class BudgetTracker:
 
     def close(self) -> None:
         self.check_time()
-        # The scope may stay open much longer, but that time does not count.
-        self._scope.deadline = math.inf
+        if self._first_up is not None:
+            # The scope may stay open much longer, but that time does not count.
+            self._scope.deadline = math.inf
+        now = trio.current_time()
         for meter in self._meters:
-            meter.close(self._on_exceeded)
+            meter.close(self._on_exceeded, now)
 
     def _on_exceeded(self, error: BudgetExceeded) -> None:
         # Called for every report above the limit; only the first one counts.

@@ -81,12 +81,12 @@ class UsageCounters:
     def take(self, thread_id: str, params: Mapping[str, Any]) -> TokenUsage | None:
         """Process a live report. Return the usage since the previous one, or ``None`` if there was none."""
         reported = object_of(params.get("tokenUsage"))
-        total, last = _usage_of(reported.get("total")), _usage_of(reported.get("last"))
+        total = _usage_of(reported.get("total"))
         before = self._totals.get(thread_id)
         self._keep(thread_id, total)
         if before is None or not _grew(before, total):
             # Without a previous total, or if the server restarted its count, only the last request is known.
-            grown = last
+            grown = _usage_of(reported.get("last"))
         else:
             grown = TokenUsage(
                 **{name: _difference(getattr(total, name), getattr(before, name)) for name in _MEMBERS}

@@ -6,6 +6,7 @@ A server that does not report its version, or is a build without one (0.0.0), is
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from trio_codex.errors import ServerTooOld
@@ -52,6 +53,7 @@ def missing_methods(version: str | None) -> Mapping[str, str]:
     return {method: first for method, first in since.items() if found < _numbers(first)}
 
 
+@cache  # for each turn, the version of the server is compared again
 def _numbers(version: str | None) -> tuple[int, ...]:
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
     return () if match is None else tuple(int(number) for number in match.groups())
