@@ -95,18 +95,19 @@ class Attempt:
                         limit.deadline = self._started + self._plan.budget.task_seconds - self._before[0]
                     return await self._solve(supervisor, start, scope)
             finally:
-                self._record()
+                # Each turn has recorded its usage. What follows, end(), commits this.
+                self._record(late=True)
         self.is_late = True
         return None
 
-    def _record(self) -> None:
+    def _record(self, *, late: bool = False) -> None:
         """Record the usage so far, so that it counts even if this program is killed."""
         seconds, usage = self._before
         if self._started is not None:
             self.progress.seconds = seconds + trio.current_time() - self._started
         used = None if self._thread is None else self._thread.usage
         self.progress.current = total_of(usage, used)
-        self._journal.save(self._task, self.progress)
+        self._journal.save(self._task, self.progress, late=late)
 
     async def _solve(self, supervisor: Supervisor, start: AsyncExitStack, scope: AsyncExitStack) -> Any:
         plan, task = self._plan, self._task
@@ -190,7 +191,8 @@ class Attempt:
         is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
         if is_kept or self._plan.keep == "all" or await self._remove():
             self.progress.state = "ended"
-            self._journal.save(self._task, self.progress)
+            # If this is lost, the next program removes what is no longer there.
+            self._journal.save(self._task, self.progress, late=True)
 
     async def _remove(self) -> bool:
         """Remove the workspace, even if this is cancelled. Return whether it was removed."""

@@ -209,9 +209,15 @@ class Journal:
             **given, usage=_decode_usage(usage or b"null"), current=_decode_usage(current or b"null")
         )
 
-    def save(self, task: Task, progress: Progress) -> None:
-        """Record the progress of a task."""
-        self._save(self._db.write, task, progress)
+    def save(self, task: Task, progress: Progress, *, late: bool = False) -> None:
+        """Record the progress of a task.
+
+        Args:
+            task: The task.
+            progress: Its progress.
+            late: Whether it may wait for the next commit. A kill before that loses it.
+        """
+        self._save(self._db.write_late if late else self._db.write, task, progress)
 
     def _save(self, write: Callable[..., None], task: Task, progress: Progress) -> None:
         write(
@@ -275,7 +281,8 @@ _decode_usage: Final = msgspec.json.Decoder(TokenUsage | None).decode
 
 def members_of(outcome: Outcome) -> dict[str, Any]:
     """Return the members of an outcome, as the journal stores them."""
-    return attrs.asdict(outcome, filter=attrs.filters.exclude("task", "resumed"))
+    # attrs.filters.exclude() would hash the definition of each field, which takes longer than the rest.
+    return attrs.asdict(outcome, filter=lambda field, _: field.name not in ("task", "resumed"))
 
 
 def _decode_outcome(task: bytes, json: bytes, *, resumed: bool) -> Outcome:
