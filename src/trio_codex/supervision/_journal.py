@@ -136,9 +136,10 @@ class Journal(Database):
 
     def spent(self, name: str | None = None) -> Spent:
         """Return the usage of a thread, or of all threads."""
+        # Two conditions, because a single one for both cases would read the rows of all threads.
+        where = " where name=?" if name is not None else " where ? is null"
         (row,) = self.rows(
-            "select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads"
-            " where name=coalesce(?, name)",
+            f"select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads{where}",
             name,
         )
         return Spent(*row)

@@ -29,18 +29,9 @@ async def with_task(
     body_error: BaseException | None = None
     others: list[BaseException] = []
 
-    @trio.lowlevel.enable_ki_protection
-    async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
-        try:
-            with shield:
-                await work()
-        except BaseException as exc:  # noqa: ASYNC103  # raised below, by the scope
-            others.append(exc)
-            body.cancel()
-
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run)
+            nursery.start_soon(_run, work, shield, body, others)
             try:
                 with body:
                     try:
@@ -61,6 +52,22 @@ async def with_task(
     if error is not None:
         # Raise outside the handlers, so that no discarded group becomes its context.
         raise error
+
+
+@trio.lowlevel.enable_ki_protection
+async def _run(  # noqa: ASYNC910  # runs as a separate task
+    work: Callable[[], Awaitable[object]],
+    shield: trio.CancelScope,
+    body: trio.CancelScope,
+    others: list[BaseException],
+) -> None:
+    """Run the task of :func:`with_task`. Not a closure, because each one would be compiled and protected anew."""
+    try:
+        with shield:
+            await work()
+    except BaseException as exc:  # noqa: ASYNC103  # raised by the scope
+        others.append(exc)
+        body.cancel()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

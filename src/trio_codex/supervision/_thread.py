@@ -69,6 +69,8 @@ class SupervisedThread:
         Raises:
             ThreadClosed: The scope was not entered.
         """
+        if self._opened is not None:
+            return self._opened.thread.id
         row = self._journal.thread(self.name) if self._is_open else None
         if row is None:
             raise errors.ThreadClosed(self.name)
@@ -390,16 +392,15 @@ class SupervisedThread:
                 self._used = self.usage
             self._opened = None
             options: Any = dict(self._options)
-            with suppress(errors.BudgetExceeded):  # a prompt raises it
-                options["budget"] = self._journal.spent(self.name).rest_of(
-                    options.pop("budget", None), "thread"
-                )
+            budget = options.pop("budget", None)
+            if budget is not None:
+                with suppress(errors.BudgetExceeded):  # a prompt raises it
+                    options["budget"] = self._journal.spent(self.name).rest_of(budget, "thread")
             try:
                 thread, newest = await open_thread(self._generations, life, self.name, options)
             finally:
                 if before is not None and before.life is life:
                     await before.thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
-            budget = self._options.get("budget")
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
 
