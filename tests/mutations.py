@@ -24,7 +24,9 @@ from upper_floor_mutations import UPPER_FLOOR_MUTATIONS
 ROOT = Path(__file__).parents[1]
 COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
 
-TEST_SECONDS = 120
+TEST_SECONDS = 240
+"""Timeout of a test. It and its fixture may each wait a minute for what the mutation prevents."""
+
 FAILED = 1
 """The exit status of pytest for "some tests failed". Any other status means that they could not be run."""
 

@@ -118,6 +118,7 @@ async def test_a_report_has_every_task_with_the_transcripts_and_times_of_its_att
     assert thread["calls"][asking]["why"] == "it is needed"
     assert began + APPROVAL_SECONDS * 1000 <= thread["times"][asking][0] <= ended
     attempts = tasks["again"]["threads"]
+    assert [each["missing"] for each in attempts] == [None, None]
     assert [(each["attempt"], each["turns"][0]["status"]) for each in attempts] == [
         (1, "failed"),
         (2, "completed"),
