@@ -415,6 +415,7 @@ class SupervisedThread:
                 return step  # noqa: ASYNC910  # deciding is a checkpoint
             return await Attempt(opened, prompt, step).run(view)
 
+        result: TurnResult[Any] | Exception
         try:
             result = await self._over_generations(work, admitted=True)
         except CallbackFailed as exc:
