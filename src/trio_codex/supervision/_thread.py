@@ -425,7 +425,7 @@ class SupervisedThread:
             raise result
         if not self._generations.turnstile.inside:
             self._journal.checkpoint(idle=True)
-        return result
+        return result  # noqa: ASYNC910  # every generation is a checkpoint
 
 
 async def _checkpoint(_: object) -> None:
