@@ -358,7 +358,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G18", "configured values are printed",
-        "_core.secrets:Secrets.hide_in_tail", drop("replace"),
+        "_core.secrets:Secrets.hide_in_tail", drop("_without"),
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown",
     ),
     Mutation(

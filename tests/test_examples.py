@@ -14,6 +14,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
+STALL = re.compile(r"the event loop was blocked for \S+ s; every pending timeout is extended by that time\n")
+"""What an example reports on a machine that is busy for more than a second."""
+
 UUID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 
 OUTPUT = {
@@ -341,7 +344,7 @@ def test_example_prints_the_expected_output(example: str, tmp_path: Path) -> Non
         timeout=60,
         check=False,
     )
-    assert run.stderr == ""
+    assert STALL.sub("", run.stderr) == ""
     assert re.fullmatch(lines(OUTPUT[example]), lines(run.stdout)), run.stdout
     assert run.returncode == 0
     assert list(tmp_path.iterdir()) == []

@@ -127,10 +127,10 @@ def test_a_replay_keeps_the_recorded_timing_which_a_mock_clock_skips():
 
 
 async def test_a_replay_can_be_recorded(tmp_path):
-    path = tmp_path / "again.jsonl"
+    path, before = tmp_path / "again.jsonl", read_recording(REDACTED)
     with Recorder(path) as recorder:
-        await play(REDACTED, instruments=[recorder])
-    again, before = read_recording(path), read_recording(REDACTED)
+        await play(before, config=CodexConfig(client_version=before.version), instruments=[recorder])
+    again = read_recording(path)
     assert [entry.message for entry in again.entries if entry.kind == "sent"] == [
         entry.message for entry in before.entries if entry.kind == "sent"
     ]

@@ -15,6 +15,7 @@ from functools import partial
 import pytest
 import trio
 from face_drivers import FACES
+from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._face.host import HOSTS
@@ -131,14 +132,26 @@ def test_a_call_has_the_context_of_its_caller_although_its_task_is_reused():
 def test_calls_run_concurrently_and_few_tasks_are_kept():
     async def test():
         async with (scope := open_bare(AIO)):
+            wanted = [str(number) for number in range(3 * MOST_IDLE)]
+            begun, all_begun = [], trio.Event()
+
+            async def whose_of_all():
+                begun.append(name.get())
+                if len(begun) == len(wanted):
+                    all_begun.set()
+                await all_begun.wait()
+                return name.get()
+
+            async def idle_tasks():  # besides the one that runs this
+                await wait_all_tasks_blocked()
+                return len(scope.host.root.idle)
 
             async def ask(each):
                 name.set(each)
-                return await call_aio(scope.host, whose)
+                return await call_aio(scope.host, whose_of_all)
 
-            wanted = [str(number) for number in range(3 * MOST_IDLE)]
             assert await asyncio.gather(*map(ask, wanted)) == wanted
-            assert len(scope.host.root.idle) == MOST_IDLE
+            assert await call_aio(scope.host, idle_tasks) == MOST_IDLE - 1
             assert await call_aio(scope.host, whose) == "nobody"
 
     AIO.run(test)

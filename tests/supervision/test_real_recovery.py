@@ -102,6 +102,7 @@ async def test_a_thread_that_crashes_the_server_runs_alone_and_is_quarantined_an
         assert finished == ["completed"] * 45
         assert poisoned[-1] == ("ill",)
         assert supervisor.status().quarantined == ("ill",)
+        await supervisor.ready()
         assert supervisor.generation == 5
 
 

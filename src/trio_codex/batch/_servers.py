@@ -56,7 +56,7 @@ class Servers:
         """Keep the shared servers alive for the duration of a scope."""
         await trio.lowlevel.checkpoint()
         async with AsyncExitStack() as stack:
-            for _ in range(0 if self._count == "per-task" else self._count):
+            for _ in range(self._count if isinstance(self._count, int) else 0):
                 self._busy[await stack.enter_async_context(self._start())] = 0
             yield
 

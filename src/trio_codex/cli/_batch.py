@@ -255,7 +255,7 @@ def show_results(out: str, form: str) -> int:
             click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
     columns = ("id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id")
-    writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore")
+    writer: csv.DictWriter[str] = csv.DictWriter(sys.stdout, columns, extrasaction="ignore")
     writer.writeheader()
     for row in rows:
         tokens = None if row["usage"] is None else row["usage"]["total_tokens"]

@@ -148,7 +148,8 @@ async def _note_others(examination: Examination, binary: Binary, env_path: str |
             with trio.move_on_after(VERSION_SECONDS):
                 version = await read_version(other.path)
         value = f"{version or 'unknown version'}, {other.path} ({SOURCES[other.source]})"
-        is_newer = binary.version is not None and check_version(version, (binary.version,) * 2) == "newer"
+        used = binary.version
+        is_newer = used is not None and check_version(version, (used, used)) == "newer"
         hint = f"It is newer. Use it with --codex-bin {other.path}" if is_newer else None
         examination.note("not used", "ok", value, hint, path=other.path, source=other.source, version=version)
 

@@ -416,6 +416,7 @@ class SupervisedThread:
                 return step  # noqa: ASYNC910  # deciding is a checkpoint
             return await Attempt(opened, prompt, step).run(view)
 
+        result: TurnResult[Any] | Exception
         try:
             result = await self._over_generations(work, admitted=True)
         except CallbackFailed as exc:
@@ -425,7 +426,7 @@ class SupervisedThread:
             raise result
         if not self._generations.turnstile.inside:
             self._journal.checkpoint(idle=True)
-        return result
+        return result  # noqa: ASYNC910  # every generation is a checkpoint
 
 
 async def _checkpoint(_: object) -> None:
