@@ -1,6 +1,7 @@
 """Who is inside a scope, and what signal handlers of the program may do while a call waits."""
 
 import asyncio
+import errno
 import math
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 import trio
 from face_drivers import FACES
 
+from trio_codex import errors
+from trio_codex._face.host import HOSTS
 from trio_codex.blocking._interrupts import interrupts
 
 BLOCKING, AIO = FACES
@@ -44,6 +47,32 @@ def handling(number, handler):
         yield
     finally:
         signal.signal(number, before)
+
+
+# -- starting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+@pytest.mark.parametrize(
+    ("where", "name", "error"),
+    [
+        (os, "eventfd", OSError(errno.EMFILE, "Too many open files")),
+        (threading.Thread, "start", RuntimeError("can't start new thread")),
+    ],
+)
+def test_a_system_without_descriptors_or_threads_is_a_start_error(face, where, name, error, monkeypatch):
+    def refuse(*_):
+        raise error
+
+    async def enter():
+        async with open_bare(AIO):
+            pytest.fail("the body must not run")
+
+    monkeypatch.setattr(where, name, refuse)
+    with pytest.raises(errors.StartError, match=r"Too many|new thread") as caught:
+        open_bare(BLOCKING).__enter__() if face is BLOCKING else asyncio.run(enter())
+    assert caught.value.hint
+    assert not HOSTS
 
 
 # -- generators that their callers pass on -------------------------------------------------------------------------

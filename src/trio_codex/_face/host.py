@@ -14,12 +14,14 @@ import trio
 from trio_codex._core.user_code import BRIDGE, Bridge
 from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import Around
-from trio_codex.errors import ConnectionClosed, FaceError
+from trio_codex.errors import ConnectionClosed, FaceError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from trio_codex._face.operations import Operation
+
+LIMITS_HINT: Final = "Check the limits on descriptors and threads."
 
 HOSTS: Final[set[Host]] = set()
 """The hosts whose thread is running."""
@@ -89,16 +91,28 @@ class Host(Around):
         self.present: Callable[[Any], Any] = lambda value: value
 
     def start(self) -> None:
-        """Start the thread, and wait until Trio is running."""
+        """Start the thread, and wait until Trio is running.
+
+        Raises:
+            StartError: The system refuses a thread, or a descriptor that Trio needs.
+        """
         HOSTS.add(self)
         try:
             self._thread.start()
+        except RuntimeError as exc:
+            HOSTS.discard(self)
+            raise StartError(f"the client's thread cannot be started: {exc}", hint=LIMITS_HINT) from exc
         except BaseException:
             HOSTS.discard(self)
             raise
         self._started.acquire()
-        if self._failure is not None:
-            raise self._failure
+        # A reference from the failure to itself would keep Trio's descriptors open.
+        failure, self._failure = self._failure, None
+        if isinstance(failure, OSError):
+            problem = f"Trio cannot be started in the client's thread: {failure.strerror}"
+            raise StartError(problem, hint=LIMITS_HINT) from failure.with_traceback(None)
+        if failure is not None:
+            raise failure
 
     def _main(self) -> None:
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import trio
 
-from trio_codex import Budget, CodexConfig, Restart, errors, wire
+from trio_codex import Budget, CodexConfig, Restart, errors
 from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine
@@ -46,6 +46,9 @@ THREADS = "threads.db"
 
 TMP_EXCLUDED = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
 """Agents of a batch must not share temporary directories, where they could see each other's files."""
+
+HASHED = frozenset({"base_instructions", "config", "developer_instructions"})
+"""Thread options that no error may show: those that ``wire.ThreadStartParams`` elides."""
 
 UNCOMPARED = frozenset({"policy", "tools"})
 """Thread options without a text form that could be compared with that of an earlier run."""
@@ -267,9 +270,8 @@ def _joint(budget: BatchBudget) -> Budget | None:
 
 def compared(options: Mapping[str, Any]) -> str:
     """Return thread options as text that differs if they do. It has a hash of people's words, which no error may show."""
-    elided = wire.ThreadStartParams.__wire__.elided
     names = sorted(name for name in options if name not in UNCOMPARED)
-    return repr([(name, _Hashed(options[name]) if name in elided else options[name]) for name in names])
+    return repr([(name, _Hashed(options[name]) if name in HASHED else options[name]) for name in names])
 
 
 class _Hashed:
