@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
@@ -16,7 +15,7 @@ from trio_codex import Budget, CodexConfig, Restart, errors
 from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine
-from trio_codex.batch._journal import Journal
+from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
@@ -27,6 +26,7 @@ from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._values import Probe
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     import trio_codex.tools
@@ -204,7 +204,7 @@ async def open_batch(
         "workspace": repr(workspace),
     }
     options["config"] = _without_tmp(options.get("config") or {})
-    directory = Path(os.path.abspath(out))  # noqa: ASYNC240  # no access to the disk
+    directory = directory_of(out)
     chosen = checked_tasks(tasks, shard)
     with closing(Journal(directory, writes=True)) as journal:
         journal.begin(settings, chosen, allow_changes=allow_changes)
