@@ -136,6 +136,40 @@ def test_a_thread_is_not_inside_the_scope_of_an_ended_thread_with_the_same_numbe
         assert set(wheres) == {scope.host.root}
 
 
+def test_a_scope_can_be_left_while_a_suspended_generator_is_inside_it():
+    def generate(host):
+        with BLOCKING.module._face.BlockingScope(bare, host):
+            yield
+
+    with (scope := open_bare(BLOCKING)):
+        with BLOCKING.module._face.BlockingScope(bare, scope.host):
+            generator = generate(scope.host)
+            next(generator)
+        assert call(BLOCKING, scope.host, answer) == 42
+        generator.close()
+        assert call(BLOCKING, scope.host, answer) == 42
+
+
+def test_a_task_that_leaves_a_scope_is_not_cancelled_by_a_suspended_generator_inside_it():
+    async def generate(host):  # noqa: ASYNC900  # what this is about
+        async with AIO.module._face.AsyncioScope(bare, host):
+            yield  # noqa: ASYNC119  # likewise
+
+    async def test():
+        async with (scope := open_bare(AIO)):
+            async with AIO.module._face.AsyncioScope(bare, scope.host):
+                generator = generate(scope.host)
+                await anext(generator)
+            assert await call(AIO, scope.host, answer) == 42
+            other = generate(scope.host)
+            await anext(other)
+        await generator.aclose()
+        await other.aclose()
+        return asyncio.current_task().cancelling()
+
+    assert asyncio.run(test()) == 0
+
+
 # -- deadlines -----------------------------------------------------------------------------------------------------
 
 

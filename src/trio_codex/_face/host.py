@@ -36,10 +36,12 @@ class OpenScope(Around):
     Attributes:
         exited: Done when the scope has ended, with its error.
         was_cut_off: Whether a scope around it was cancelled.
+        on_ended_early: Called in the Trio thread if it ends before its caller has left it.
     """
 
     exited: Operation
     was_cut_off = False
+    on_ended_early: Callable[[], object] | None = None
 
 
 class Callback(Around):
@@ -190,11 +192,21 @@ class Host(Around):
             self.scopes[caller] = (*self.scopes.get(caller, ()), scope)
 
     def pop(self, caller: Hashable, scope: OpenScope) -> None:
-        """Record that a caller is no longer inside a scope."""
+        """Record that a caller is no longer inside a scope, nor inside those that it has entered there.
+
+        A suspended generator may still have some of them. They end with the scope, and the caller is not in their body.
+        """
         with self._lock:
-            rest = tuple(each for each in self.scopes.pop(caller, ()) if each is not scope)
-            if rest:
-                self.scopes[caller] = rest
+            scopes = self.scopes.get(caller, ())
+            if scope not in scopes:
+                return
+            index = scopes.index(scope)
+            for inner in scopes[index + 1 :]:
+                inner.on_ended_early = None
+            if index:
+                self.scopes[caller] = scopes[:index]
+            else:
+                del self.scopes[caller]
 
     def innermost(self, caller: Hashable) -> Around:
         """Return the scope, callback or client that an operation of this caller runs in."""
