@@ -4,7 +4,7 @@ import pytest
 from batches import some, stage
 
 from trio_codex import errors
-from trio_codex.batch import Outcome, Task, merge, read_outcomes, read_status, write_report
+from trio_codex.batch import Outcome, Task, merge, open_batch, read_outcomes, read_status, write_report
 from trio_codex.batch._journal import Journal, Progress
 from trio_codex.supervision import read_journal
 
@@ -94,6 +94,25 @@ def test_incompatible_shards_raise_an_error_that_names_the_difference(tmp_path, 
     assert (caught.value.path, caught.value.differences) == (str(second), (difference.format(first=first),))
     assert difference.format(first=first) in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_path_that_is_too_long_is_a_journal_error(tmp_path):
+    shard, too_long = write_shard(tmp_path / "1", [done("a")]), tmp_path / ("x" * 300)
+    for use in (read_outcomes, read_status, lambda path: merge([shard], path)):
+        with pytest.raises(errors.JournalError):
+            use(too_long)
+
+
+async def test_in_a_deleted_working_directory_a_relative_path_is_a_journal_error(tmp_path, monkeypatch):
+    shard, gone = write_shard(tmp_path / "1", [done("a")]), tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(errors.JournalError, match="absolute path"):
+        merge([shard], "all")
+    with pytest.raises(errors.JournalError, match="absolute path"):
+        async with open_batch([Task("a", "x")], out="all"):
+            pytest.fail("the body must not run")
 
 
 def test_invalid_sources_and_targets_are_refused(tmp_path):

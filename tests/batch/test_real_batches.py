@@ -7,8 +7,9 @@ import pytest
 import trio
 from batches import kill, some, stage, texts_of
 
-from trio_codex import Restart, errors
+from trio_codex import Restart, errors, wire
 from trio_codex.batch import BatchBudget, Outcome, Retry, Task, read_outcomes
+from trio_codex.batch._batch import HASHED
 from trio_codex.testing import HTTPFailure
 
 QUICK = Retry(first=0.01, maximum=0.05)
@@ -253,6 +254,10 @@ async def test_another_batch_in_the_same_directory_is_refused_before_anything_is
         for match, (tasks, options) in cases.items():
             with pytest.raises(errors.BatchConflict, match=match):
                 await on.run(tasks, **options, config=None)
+
+
+def test_what_the_protocol_elides_is_compared_by_its_hash():
+    assert wire.ThreadStartParams.__wire__.elided == HASHED
 
 
 async def test_a_conflict_of_instructions_does_not_show_them():

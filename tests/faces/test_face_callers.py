@@ -1,6 +1,7 @@
 """Who is inside a scope, and what signal handlers of the program may do while a call waits."""
 
 import asyncio
+import errno
 import math
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 import trio
 from face_drivers import FACES
 
+from trio_codex import errors
+from trio_codex._face.host import HOSTS
 from trio_codex.blocking._interrupts import interrupts
 
 BLOCKING, AIO = FACES
@@ -44,6 +47,32 @@ def handling(number, handler):
         yield
     finally:
         signal.signal(number, before)
+
+
+# -- starting ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+@pytest.mark.parametrize(
+    ("where", "name", "error"),
+    [
+        (os, "eventfd", OSError(errno.EMFILE, "Too many open files")),
+        (threading.Thread, "start", RuntimeError("can't start new thread")),
+    ],
+)
+def test_a_system_without_descriptors_or_threads_is_a_start_error(face, where, name, error, monkeypatch):
+    def refuse(*_):
+        raise error
+
+    async def enter():
+        async with open_bare(AIO):
+            pytest.fail("the body must not run")
+
+    monkeypatch.setattr(where, name, refuse)
+    with pytest.raises(errors.StartError, match=r"Too many|new thread") as caught:
+        open_bare(BLOCKING).__enter__() if face is BLOCKING else asyncio.run(enter())
+    assert caught.value.hint
+    assert not HOSTS
 
 
 # -- generators that their callers pass on -------------------------------------------------------------------------
@@ -105,6 +134,40 @@ def test_a_thread_is_not_inside_the_scope_of_an_ended_thread_with_the_same_numbe
         while numbers[0] not in numbers[1:]:
             run(look, scope.host)
         assert set(wheres) == {scope.host.root}
+
+
+def test_a_scope_can_be_left_while_a_suspended_generator_is_inside_it():
+    def generate(host):
+        with BLOCKING.module._face.BlockingScope(bare, host):
+            yield
+
+    with (scope := open_bare(BLOCKING)):
+        with BLOCKING.module._face.BlockingScope(bare, scope.host):
+            generator = generate(scope.host)
+            next(generator)
+        assert call(BLOCKING, scope.host, answer) == 42
+        generator.close()
+        assert call(BLOCKING, scope.host, answer) == 42
+
+
+def test_a_task_that_leaves_a_scope_is_not_cancelled_by_a_suspended_generator_inside_it():
+    async def generate(host):  # noqa: ASYNC900  # what this is about
+        async with AIO.module._face.AsyncioScope(bare, host):
+            yield  # noqa: ASYNC119  # likewise
+
+    async def test():
+        async with (scope := open_bare(AIO)):
+            async with AIO.module._face.AsyncioScope(bare, scope.host):
+                generator = generate(scope.host)
+                await anext(generator)
+            assert await call(AIO, scope.host, answer) == 42
+            other = generate(scope.host)
+            await anext(other)
+        await generator.aclose()
+        await other.aclose()
+        return asyncio.current_task().cancelling()
+
+    assert asyncio.run(test()) == 0
 
 
 # -- deadlines -----------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ async def test_a_change_needs_at_least_one_path_and_all_of_them_below_a_root(tre
     assert await decide(policy) == Abstain()
     assert await decide(policy, "") == Abstain()
     assert await decide(policy, f"{inside}\0") == Abstain()
+    assert await decide(policy, f"{inside}\ud800") == Abstain()
     assert await decide(policy, "root/a") == Abstain()
     assert await decide(policy, "root/a", cwd=".") == Abstain()
 

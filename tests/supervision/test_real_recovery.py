@@ -312,6 +312,27 @@ async def test_the_fate_of_a_key():
         assert await thread.fate("2") == "completed"
 
 
+async def test_the_model_knows_a_prompt_whose_follow_up_was_not_started():
+    async def invalid(_):
+        await trio.lowlevel.checkpoint()
+        return 42
+
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang("half")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                kill(await supervisor.ready())
+
+            with pytest.raises(TypeError, match="int"):
+                await thread.run("one", key="1", on_interrupted=invalid)
+        assert await thread.fate("1") == "running"
+        assert (await thread.run("one", key="1")).status == "completed"
+        on.assert_each_once("one")
+
+
 async def test_a_compaction_is_repeated_after_a_death():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         await thread.run("one", key="1")

@@ -14,12 +14,14 @@ import trio
 from trio_codex._core.user_code import BRIDGE, Bridge
 from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import Around
-from trio_codex.errors import ConnectionClosed, FaceError
+from trio_codex.errors import ConnectionClosed, FaceError, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from trio_codex._face.operations import Operation
+
+LIMITS_HINT: Final = "Check the limits on descriptors and threads."
 
 HOSTS: Final[set[Host]] = set()
 """The hosts whose thread is running."""
@@ -34,10 +36,12 @@ class OpenScope(Around):
     Attributes:
         exited: Done when the scope has ended, with its error.
         was_cut_off: Whether a scope around it was cancelled.
+        on_ended_early: Called in the Trio thread if it ends before its caller has left it.
     """
 
     exited: Operation
     was_cut_off = False
+    on_ended_early: Callable[[], object] | None = None
 
 
 class Callback(Around):
@@ -89,16 +93,28 @@ class Host(Around):
         self.present: Callable[[Any], Any] = lambda value: value
 
     def start(self) -> None:
-        """Start the thread, and wait until Trio is running."""
+        """Start the thread, and wait until Trio is running.
+
+        Raises:
+            StartError: The system refuses a thread, or a descriptor that Trio needs.
+        """
         HOSTS.add(self)
         try:
             self._thread.start()
+        except RuntimeError as exc:
+            HOSTS.discard(self)
+            raise StartError(f"the client's thread cannot be started: {exc}", hint=LIMITS_HINT) from exc
         except BaseException:
             HOSTS.discard(self)
             raise
         self._started.acquire()
-        if self._failure is not None:
-            raise self._failure
+        # A reference from the failure to itself would keep Trio's descriptors open.
+        failure, self._failure = self._failure, None
+        if isinstance(failure, OSError):
+            problem = f"Trio cannot be started in the client's thread: {failure.strerror}"
+            raise StartError(problem, hint=LIMITS_HINT) from failure.with_traceback(None)
+        if failure is not None:
+            raise failure
 
     def _main(self) -> None:
         try:
@@ -176,11 +192,21 @@ class Host(Around):
             self.scopes[caller] = (*self.scopes.get(caller, ()), scope)
 
     def pop(self, caller: Hashable, scope: OpenScope) -> None:
-        """Record that a caller is no longer inside a scope."""
+        """Record that a caller is no longer inside a scope, nor inside those that it has entered there.
+
+        A suspended generator may still have some of them. They end with the scope, and the caller is not in their body.
+        """
         with self._lock:
-            rest = tuple(each for each in self.scopes.pop(caller, ()) if each is not scope)
-            if rest:
-                self.scopes[caller] = rest
+            scopes = self.scopes.get(caller, ())
+            if scope not in scopes:
+                return
+            index = scopes.index(scope)
+            for inner in scopes[index + 1 :]:
+                inner.on_ended_early = None
+            if index:
+                self.scopes[caller] = scopes[:index]
+            else:
+                del self.scopes[caller]
 
     def innermost(self, caller: Hashable) -> Around:
         """Return the scope, callback or client that an operation of this caller runs in."""

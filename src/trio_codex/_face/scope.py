@@ -28,7 +28,6 @@ class HeldScope(OpenScope):
         entered: Done when the scope was entered, or failed to be.
         swallowed: Whether the context manager suppressed the exception of the body.
         ended_early: Whether the scope had ended before its caller left it.
-        on_ended_early: Called in the Trio thread in that case.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class HeldScope(OpenScope):
         self._body_error: Exception | None = None
         self.entered, self.exited = new_operation(), new_operation()
         self.swallowed = self.ended_early = False
-        self.on_ended_early: Callable[[], object] | None = None
 
     def submit(self, caller: Hashable) -> None:
         """Start to enter the scope, inside the innermost one of the caller. Raises as :meth:`Host.submit` does."""
@@ -87,8 +85,8 @@ class HeldScope(OpenScope):
         self.ended_early = self.entered.done and not self._left.is_set()
         self.entered.finish(error=error or ConnectionClosed())
         self.exited.finish(error=error)
-        if self.ended_early and self.on_ended_early is not None:
-            self.on_ended_early()
+        if self.ended_early and (on_ended_early := self.on_ended_early) is not None:
+            on_ended_early()
 
     def leave(self, error: BaseException | None) -> None:
         """Start to leave the scope with the exception of its body, or cancel it if that is an exit request."""

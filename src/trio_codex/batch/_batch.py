@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import trio
 
-from trio_codex import Budget, CodexConfig, Restart, errors, wire
+from trio_codex import Budget, CodexConfig, Restart, errors
 from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine
-from trio_codex.batch._journal import Journal
+from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
@@ -27,6 +26,7 @@ from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._values import Probe
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     import trio_codex.tools
@@ -46,6 +46,9 @@ THREADS = "threads.db"
 
 TMP_EXCLUDED = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
 """Agents of a batch must not share temporary directories, where they could see each other's files."""
+
+HASHED = frozenset({"base_instructions", "config", "developer_instructions"})
+"""Thread options that no error may show: those that ``wire.ThreadStartParams`` elides."""
 
 UNCOMPARED = frozenset({"policy", "tools"})
 """Thread options without a text form that could be compared with that of an earlier run."""
@@ -201,7 +204,7 @@ async def open_batch(
         "workspace": repr(workspace),
     }
     options["config"] = _without_tmp(options.get("config") or {})
-    directory = Path(os.path.abspath(out))  # noqa: ASYNC240  # no access to the disk
+    directory = directory_of(out)
     chosen = checked_tasks(tasks, shard)
     with closing(Journal(directory, writes=True)) as journal:
         journal.begin(settings, chosen, allow_changes=allow_changes)
@@ -267,9 +270,8 @@ def _joint(budget: BatchBudget) -> Budget | None:
 
 def compared(options: Mapping[str, Any]) -> str:
     """Return thread options as text that differs if they do. It has a hash of people's words, which no error may show."""
-    elided = wire.ThreadStartParams.__wire__.elided
     names = sorted(name for name in options if name not in UNCOMPARED)
-    return repr([(name, _Hashed(options[name]) if name in elided else options[name]) for name in names])
+    return repr([(name, _Hashed(options[name]) if name in HASHED else options[name]) for name in names])
 
 
 class _Hashed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -15,7 +17,6 @@ from trio_codex.supervision._spending import total_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from trio_codex.batch._tasks import Task
 
@@ -42,6 +43,19 @@ create table tasks(
 create table outcomes(number integer primary key autoincrement, id text unique not null, run integer not null, outcome blob);
 """,
 )
+
+
+def directory_of(out: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of the directory of a batch.
+
+    Raises:
+        JournalError: The path is relative, and the working directory was deleted.
+    """
+    try:
+        return Path(os.path.abspath(out))
+    except OSError as exc:
+        problem = f"cannot be found: the working directory was deleted ({exc.strerror})"
+        raise errors.JournalError(os.fspath(out), problem, "Pass an absolute path.") from exc
 
 
 @attrs.define(kw_only=True)
@@ -88,7 +102,8 @@ class Journal:
     def __init__(self, out: Path, *, writes: bool) -> None:
         path = self._path = out / NAME
         self.run: int = 0
-        if not writes and not path.is_file():
+        # Not Path.is_file(), which raises for a path that is too long.
+        if not writes and not os.path.isfile(path):
             hint = "Name the directory that a batch was given as out."
             raise errors.JournalError(str(path), "does not exist", hint)
         if writes:

@@ -13,7 +13,7 @@ import msgspec
 from trio_codex import errors
 from trio_codex._database import Database, Format
 from trio_codex.batch._batch import THREADS
-from trio_codex.batch._journal import FORMAT, NAME, Journal
+from trio_codex.batch._journal import FORMAT, NAME, Journal, directory_of
 from trio_codex.supervision._journal import FORMAT as OF_THREADS
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
         JournalError: A shard has no journal, or ``into`` is not empty or cannot be written.
         ValueError: There are no shards.
     """
-    target = Path(os.path.abspath(into))
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    target = directory_of(into)
+    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise errors.JournalError(str(target), "exists, and is not an empty directory", "Choose a new one.")
     shards = [_Shard(Path(out)) for out in outs]
     if not shards:

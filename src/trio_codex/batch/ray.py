@@ -14,7 +14,7 @@ import attrs
 
 from trio_codex import errors
 from trio_codex.batch._batch import compared, name_of
-from trio_codex.batch._journal import Journal
+from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._shard import ShardSpec, run_shard
 from trio_codex.batch._tasks import checked_tasks
 
@@ -109,7 +109,7 @@ def run(
     """
     if shards < 1:
         raise ValueError("shards must be at least 1")
-    directory = Path(out).absolute()
+    directory = directory_of(out)
     chosen = dict(options or {})
     settings = {
         "engine": "ray",

@@ -68,8 +68,8 @@ class Roots:
         readings = (path, os.path.normpath(path))
         try:
             places = {place for reading in readings for place in (_resolved(reading), _entry(reading))}
-        except OSError:
-            return False  # the target is unknown
+        except (OSError, UnicodeError):
+            return False  # the target is unknown, or no file can have this name
         return all(any(_is_below(place, root) for root in self._roots) for place in places)
 
 

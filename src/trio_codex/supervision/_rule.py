@@ -118,7 +118,10 @@ class OpenThread:
             return row.status
         found = await self._find(row, message)
         if found is None:
-            return "unknown" if row.state == "sending" else "lost"
+            if row.state != "sending":
+                return "lost"
+            # A follow-up that was not started follows a turn that was.
+            return "unknown" if row.attempt == 1 else "running"
         return "running" if found.turn.status in (IN_PROGRESS, TurnStatus.interrupted) else found.turn.status
 
     async def _without_turn(
