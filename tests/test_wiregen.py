@@ -126,7 +126,7 @@ def test_pin_vendors_first(
     assert output.on_disk(package)
 
 
-def test_every_generated_file_says_so() -> None:
+def test_every_generated_file_is_marked_as_generated() -> None:
     for name, text in generate.generate().items():
         first, _ = text.split("\n", 1)
         source = f"the schema of codex {PINNED['version']} (sha256 {PINNED['sha256']['experimental'][:16]}…)"
@@ -508,7 +508,9 @@ def test_unsupported_schemas_are_an_error(schema_: Any, problem: str) -> None:
         lowered(schema_)
 
 
-def test_the_wire_classes_are_read_back_as_the_schema_they_come_from(protocol: Protocol) -> None:
+def test_reading_the_wire_classes_returns_the_schema_that_they_were_generated_from(
+    protocol: Protocol,
+) -> None:
     built_in = BuiltIn()
 
     def content(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> object:

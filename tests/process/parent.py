@@ -1,6 +1,6 @@
 """A client that starts a server, prints the ids of all processes, and sleeps until it is killed.
 
-Run as ``python parent.py HOLD BEHAVIOUR…``; with ``HOLD`` = 1 a forked copy of it keeps all of its descriptors open.
+Run as ``python parent.py HOLD BEHAVIOUR…``. With ``HOLD`` = 1, a forked copy keeps all descriptors open.
 """
 
 import os

@@ -330,7 +330,7 @@ async def test_a_frozen_program_without_an_interpreter_has_no_guard(monkeypatch,
         assert server.process.contained
 
 
-async def test_a_program_that_is_no_interpreter_is_killed_if_it_does_not_exit(tmp_path):
+async def test_a_program_that_is_not_an_interpreter_is_killed_if_it_does_not_exit(tmp_path):
     hanging = tmp_path / "python"
     hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
     hanging.chmod(0o755)
