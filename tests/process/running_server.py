@@ -15,9 +15,9 @@ HERE = Path(__file__).parent
 ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
-def fake(*behaviour):
+def fake(*behavior):
     """Return the command line of a fake server."""
-    return [sys.executable, "-I", "-S", str(HERE / "server.py"), *map(str, behaviour)]
+    return [sys.executable, "-I", "-S", str(HERE / "server.py"), *map(str, behavior)]
 
 
 def runs(pid):

@@ -1,6 +1,6 @@
 """Fake servers: each function is one behavior. By default, it prints ``ready PID…`` and runs until EOF on stdin.
 
-Run as ``python -I -S server.py BEHAVIOUR [ARGUMENT]``.
+Run as ``python -I -S server.py BEHAVIOR [ARGUMENT]``.
 """
 
 import os

@@ -243,13 +243,13 @@ PROC_OF_ANOTHER_NAMESPACE = "import os; os.readlink = lambda path: '1'\n"
 @pytest.mark.parametrize(
     "lack", [NO_PIDFD, NO_PROC, PROC_OF_ANOTHER_NAMESPACE], ids=["pidfd", "proc", "ours"]
 )
-@pytest.mark.parametrize("behaviour", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
-async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behaviour):
+@pytest.mark.parametrize("behavior", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
+async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behavior):
     if lack is NO_PIDFD:
         monkeypatch.delattr(os, "pidfd_open")
         monkeypatch.delattr(os, "memfd_create")
         monkeypatch.delattr(signal, "pidfd_send_signal")
-    async with running(*fake(behaviour), guard_python=python_without(lack)) as server:
+    async with running(*fake(behavior), guard_python=python_without(lack)) as server:
         await server.process.stop(0.2)
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
