@@ -23,12 +23,12 @@ extensions = [
     "protocol_tables",
     "short_code",
 ]
-# They are in environments of their own, for their size.
+# Large packages, which are installed only in separate environments.
 autodoc_mock_imports = ["inspect_ai", "ray"]
 exclude_patterns = ["_build"]
 nitpicky = True
 
-# The build must not need a network: without this variable, names of Python and Trio are shown and do not link.
+# The build must not need a network. Without this variable, names of Python and Trio are shown without links.
 intersphinx_mapping = (
     {
         "python": ("https://docs.python.org/3", None),
@@ -38,7 +38,7 @@ intersphinx_mapping = (
     else {}
 )
 nitpick_ignore_regex = [
-    # Of other projects.
+    # Names of other projects.
     (
         "py:.*",
         r"(attrs|collections|contextlib|contextvars|enum|hypothesis|inspect_ai|json|logging|msgspec|os|pathlib|ssl|trio|types|typing)\..*",
@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
         r"Any|AbstractAsyncContextManager|AsyncGenerator|AsyncIterator|Awaitable|Callable|Collection|Generator"
         r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider|UnionType",
     ),
-    # Type variables, and names that a signature shows and that nobody has to know.
+    # Type variables, and names that appear in signatures but are not documented.
     (
         "py:class",
         r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT)"

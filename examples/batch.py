@@ -1,4 +1,4 @@
-"""Run several tasks as a batch, in a directory that the next run goes on with.
+"""Run several tasks as a batch, in a directory from which the next run resumes.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

@@ -1,4 +1,4 @@
-"""Tell the failures of a turn apart: the model refuses, or the server crashes.
+"""Distinguish the failures of a turn: the model refuses, or the server crashes.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

@@ -1,8 +1,8 @@
-"""Evaluate an agent on 200 tasks, and resume after the program was ended halfway.
+"""Evaluate an agent on 200 tasks, and resume after the program was stopped halfway.
 
 Each answer is a number, which the solver compares with the right one. The batch does the rest: it runs 16 tasks at once,
-repeats what a rate limit refused, ends what takes too long, and stores one outcome for each task, so that the second run
-starts only what the first one has not finished.
+retries after rate limits, ends tasks that take too long, and stores one outcome for each task. The second run therefore
+starts only the tasks that the first one has not finished.
 
 Run it with your own Codex login, or with --offline against a scripted model. --tasks sets the number of tasks.
 """
@@ -58,7 +58,7 @@ async def evaluate(tasks: list[Task], out: Path, config: CodexConfig, *, ends_at
 
 
 def report(outcomes: list[Outcome]) -> None:
-    """Print what has become of the tasks."""
+    """Print the outcomes of the tasks."""
     resumed = sum(outcome.resumed for outcome in outcomes)
     print(f"{len(outcomes)} outcomes, {resumed} of them from earlier runs")
     for status, count in sorted(Counter(outcome.status for outcome in outcomes).items()):

@@ -4,7 +4,7 @@
 
     trio-codex supervise letters:agent --journal agents.db
 
-which starts another server when one dies, ends the program in order on SIGTERM, and reports to systemd. Run as a script,
+which starts another server when one dies, shuts the program down cleanly on SIGTERM, and notifies systemd. Run as a script,
 this file shows a letter during which the server is killed, and a letter that comes while no program runs.
 
 Run it with your own Codex login, or with --offline against a scripted model.
@@ -54,7 +54,7 @@ async def write_answer(thread: SupervisedThread, letter: trio.Path) -> str:
 
 
 async def program(config: CodexConfig, letters: trio.Path, last: str, *, kills: bool = False) -> None:
-    """Run the agent until a letter is answered, and then end it in order."""
+    """Run the agent until a letter is answered, and then shut it down cleanly."""
     async with (
         open_supervisor(config, journal=letters.parent / "agents.db") as supervisor,
         trio.open_nursery() as nursery,

@@ -76,7 +76,10 @@ def create_app(supervisor: Supervisor) -> QuartTrio:
 
 
 async def visit(url: str, question: str, until: str, pid: int | None = None) -> None:
-    """Ask a question, as a browser would. Disconnect as soon as an event contains a text, or kill a process then."""
+    """Ask a question, as a browser would. Disconnect once the answer contains ``until``.
+
+    With ``pid``, kill that process instead, and disconnect at the error that follows.
+    """
     host, _, port = url.removeprefix("http://").partition(":")
     stream = await trio.open_tcp_stream(host, int(port))
     async with stream:

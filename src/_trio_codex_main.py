@@ -1,6 +1,7 @@
 """The entry point of the ``trio-codex`` command.
 
-It is outside the package, whose import takes most of the startup time, so that Ctrl-C during that import is quiet, too.
+It is outside the package, whose import takes most of the startup time, so that Ctrl-C during that import prints no traceback
+either.
 """
 
 import os
@@ -9,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
 else:
-    # The public module builds its enums first, and each moment counts here.
+    # The public module creates enums first. The shorter this takes, the earlier Ctrl-C is handled.
     import _signal as signal
 
 

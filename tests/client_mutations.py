@@ -224,12 +224,12 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G8", "requests of another client's turn are answered",
         "_session.asking:_belongs_to_others", operand("is_shared"),
-        "tests/client/test_opening.py::test_attached_requests_of_another_clients_turn_are_left_to_that_client",
+        "tests/client/test_opening.py::test_on_a_shared_server_requests_of_another_clients_turn_are_left_to_that_client",
     ),
     Mutation(
         "G8", "requests of unknown turns are answered",
         "_session.asking:_belongs_to_others", operand("has_peers"),
-        "tests/client/test_opening.py::test_attached_requests_outside_own_turns_are_left_to_others",
+        "tests/client/test_opening.py::test_on_a_shared_server_requests_outside_own_turns_are_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",
@@ -239,7 +239,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G9", "an accepted git command runs the repository's fsmonitor",
         "policies._git:PREFIX", constant("core.fsmonitor=false", "core.fsmonitor2=false"),
-        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does",
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_although_plain_git_does",
     ),
     Mutation(
         "G9", "a git pattern accepts programs that the repository configures",
@@ -284,12 +284,12 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G10", "deltas are not merged",
         "_link.subscriptions:Subscription.put", never("_lag"),
-        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
+        "tests/faults/test_load.py::test_unread_deltas_are_merged_without_loss_while_everything_else_continues",
     ),
     Mutation(
         "G10", "merged text is lost",
         "_link.subscriptions:Subscription._put_delta", drop("write"),
-        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
+        "tests/faults/test_load.py::test_unread_deltas_are_merged_without_loss_while_everything_else_continues",
     ),
     Mutation(
         "G10", "responses pile up if the server does not read",
@@ -304,7 +304,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G11", "an unknown status raises",
         "_values.turn_result:_status", catches("ValueError", "EOFError"),
-        "tests/faults/test_fault_matrix.py::test_a_turn_that_ends_in_an_unknown_way_has_ended",
+        "tests/faults/test_fault_matrix.py::test_a_turn_with_an_unknown_terminal_status_has_ended",
     ),
     Mutation(
         "G11", "notifications missing from the schema have no type",

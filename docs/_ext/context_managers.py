@@ -1,4 +1,4 @@
-"""Shows of a context manager what ``with`` gives, as the reference shows of a coroutine what ``await`` gives."""
+"""Show the value that ``with`` binds as the return type of a context manager, as for the result of a coroutine."""
 
 from docutils import nodes
 from sphinx import addnodes
@@ -8,17 +8,17 @@ MADE_BY = {"AbstractAsyncContextManager", "AbstractContextManager", "AsyncGenera
 
 
 def unwrap(app: Sphinx, doctree: nodes.document) -> None:
-    """Take the context manager off what is returned, where the signature says ``with``."""
+    """Replace the return type by the type in its brackets, in signatures that begin with ``with``."""
     for signature in doctree.findall(addnodes.desc_signature):
         if not signature.astext().startswith(("async with ", "with ")):
             continue
         for returns in signature.findall(addnodes.desc_returns):
             made_by = returns.children[0]
             if made_by.get("reftarget", "").rpartition(".")[2] in MADE_BY:
-                returns.children = returns.children[2:-1]  # what is between the brackets
+                returns.children = returns.children[2:-1]  # the type between the brackets
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register it."""
+    """Register the event handler."""
     app.connect("doctree-read", unwrap)
     return {"parallel_read_safe": True}

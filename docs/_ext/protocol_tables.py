@@ -1,7 +1,7 @@
-"""What is generated, in the documentation: the types of the wire by domain, and the methods of ``codex.api``.
+"""Directives that document generated code: the wire types by domain, and the methods of ``codex.api``.
 
-Both directives read the package itself, so that they are never out of date. Each type listed becomes a target for references.
-Elsewhere types are called by their public names: unions are not spelt out, and private modules do not show.
+Both directives inspect the package itself, so they are never out of date. Each listed type becomes a target for references.
+In all signatures, types have their public names: unions are not expanded, and private modules are hidden.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WireTypes(SphinxDirective):
     """``.. wire-types::``: one section for each domain."""
 
     def run(self) -> list[nodes.Node]:
-        """Make the sections."""
+        """Return the sections."""
         domains: dict[str, list[str]] = {}
         for name, module in HOME.items():
             domains.setdefault(module, []).append(name)
@@ -85,7 +85,7 @@ class ApiMethods(SphinxDirective):
     """``.. api-methods::``: one section for each group of requests."""
 
     def run(self) -> list[nodes.Node]:
-        """Make the sections."""
+        """Return the sections."""
         own = [(name, method) for name, method in vars(_api_generated.Api).items() if _is_method(method)]
         groups = [
             (name, prop) for name, prop in vars(_api_generated.Api).items() if hasattr(prop, "attrname")
@@ -112,7 +112,7 @@ class ApiMethods(SphinxDirective):
 
 
 def _request(call: str, method: Any) -> nodes.Node:
-    """Show a request: its call, what it returns, its method on the wire, and its parameters."""
+    """Describe a request: its call, its result, its method on the wire, and its parameters."""
     docstring = inspect.getdoc(method) or ""
     # A summary may mention other methods first.
     wire_name = re.search(r"\bSends? ``([^`]+)``", docstring)
@@ -157,7 +157,7 @@ def _described(docstring: str) -> dict[str, str]:
 
 
 def _inline(text: str) -> list[nodes.Node]:
-    """Parse the only markup that these descriptions have."""
+    """Parse double backticks, the only markup in these descriptions."""
     parts = re.split(r"``([^`]*)``", text)
     return [nodes.literal(text=part) if number % 2 else nodes.Text(part) for number, part in enumerate(parts)]
 
@@ -211,8 +211,8 @@ def _row(cells: Iterable[nodes.Node]) -> nodes.Node:
     return nodes.row("", *(nodes.entry("", cell) for cell in cells))
 
 
-def _spellings() -> dict[str, str]:
-    """Give the public name of each union of the wire by what it looks like where it is spelt out."""
+def _names_of_unions() -> dict[str, str]:
+    """Return the public name of each wire union, keyed by its expanded form."""
     return {
         stringify_annotation(value, mode): f"{'~' if mode == 'smart' else ''}trio_codex.wire.{name}"
         for name in HOME
@@ -222,20 +222,20 @@ def _spellings() -> dict[str, str]:
 
 
 _HOMES = {"_launch._binary": "binary", "_tools.tool": "tools", "_values.tool_result": "tools"}
-"""Private modules whose names are not exported by ``trio_codex`` itself."""
+"""Private modules whose names are exported by a module other than ``trio_codex`` itself."""
 
 
 class _PublicNames:
     def __init__(self) -> None:
-        spellings = _spellings()
-        self._unions = sorted(spellings.items(), key=lambda each: -len(each[0]))
+        unions = _names_of_unions()
+        self._unions = sorted(unions.items(), key=lambda each: -len(each[0]))
 
     def apply(self, text: str | None) -> str | None:
-        """Put public names for spelt-out unions and for names in private modules."""
+        """Replace expanded unions and names in private modules by public names."""
         if not text or "trio_codex." not in text:
             return text
-        for spelling, name in self._unions:
-            text = text.replace(spelling, name)
+        for expanded, name in self._unions:
+            text = text.replace(expanded, name)
         for private, public in _HOMES.items():
             text = text.replace(f"trio_codex.{private}.", f"trio_codex.{public}.")
         text = re.sub(r"trio_codex\._\w+(?:\.\w+)?\.(?=[A-Za-z_]\w*)", "trio_codex.", text)
@@ -244,14 +244,14 @@ class _PublicNames:
     def in_docstring(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
     ) -> None:
-        """Hook of autodoc."""
+        """Rewrite a docstring. Called by autodoc."""
         lines[:] = [self.apply(line) or "" for line in lines]
 
     def in_signature(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, signature: str, returns: str
     ) -> tuple[str | None, str | None]:
-        """Hook of autodoc."""
-        # A default that is made anew each time is shown by attrs as a marker.
+        """Rewrite a signature. Called by autodoc."""
+        # attrs shows the default of a factory as ``NOTHING``.
         return self.apply(signature and signature.replace("NOTHING", "...")), self.apply(returns)
 
 

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if sys.argv[:1] == ["-m"] and not {"trio_codex", "trio_codex.cli"}.isdisjoint(sys.orig_argv):
-    # Python imports the package before it runs ``python -m trio_codex``. That takes most of the start of the command,
-    # and Ctrl-C is quiet then, too.
+    # ``python -m trio_codex`` imports the package first, which takes most of the startup time. Ctrl-C during this import
+    # must not print a traceback either.
     from _trio_codex_main import leave_on_interrupt
 
     leave_on_interrupt()

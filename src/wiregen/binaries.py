@@ -1,4 +1,4 @@
-"""Fetch a release of the binary from PyPI, or from npm, which has newer ones."""
+"""Fetch a release of the binary from PyPI, or from npm, which has newer releases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PYPI: Final = "openai-codex-cli-bin"
 NPM: Final = "@openai/codex"
 PACKAGE: Final = "codex_cli_bin"
-"""The import name of the package on PyPI. A release from npm is put into a package of the same form."""
+"""The import name of the package on PyPI. A release from npm is unpacked into the same layout."""
 
 _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -30,7 +30,7 @@ _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "a
 def opened(source: str) -> Generator[Path]:
     """Provide the binary of a release, or the one at a path.
 
-    A release takes up to 500 MB in the temporary directory, which are freed at the end.
+    A release takes up to 500 MB in the temporary directory, which is removed at the end.
 
     Raises:
         WiregenError: No registry has the release for this platform.
@@ -64,7 +64,7 @@ def _from_pypi(version: str, target: Path) -> str | None:
 
 
 def _from_npm(version: str, target: Path) -> str | None:
-    """Install what npm has. The package on PyPI consists of the files that are below ``vendor/…`` here."""
+    """Install a release from npm. Its files below ``vendor/…`` are those of the package on PyPI."""
     release = f"{NPM}@{version}-{sys.platform}-{_ARCHITECTURES.get(platform.machine().lower())}"
     unpacked = target.parent / "npm"
     unpacked.mkdir()

@@ -1,7 +1,7 @@
 """Fields whose values a ``repr`` never shows: secrets, prompts, messages, environment values, output, raw JSON.
 
 A nested wire value elides its own fields, so the tables cover leaves: text and raw JSON, and lists and mappings of those.
-They go by the name of a field, because an elided file name is better than a token in a log.
+They match by field name: it is better to elide a harmless file name than to log a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TEXT = frozenset(
     {
-        # secrets, and what identifies a person
+        # secrets, and data that identifies a person
         "accessKeyId", "accessToken", "apiKey", "authBearerToken", "authUrl", "auth_url", "authorizationUrl",
         "challenge", "client-private-key", "email", "encrypted_content", "encrypted_function_args", "manualPairingCode", "pairingCode", "publicKey",
         "secretAccessKey", "sessionToken", "signature", "token", "userCode", "verificationUrl",
@@ -28,7 +28,7 @@ TEXT = frozenset(
         "defaultPrompt", "developerInstructions", "developer_instructions", "instructions", "messageBody",
         "objective", "prompt", "realtimeEndInstructions", "realtimeStartInstructions", "revisedPrompt",
         "revised_prompt", "userPrompt",
-        # what users and models write, and what commands print
+        # text of users and models, and output of commands
         "aggregatedOutput", "answers", "arguments", "audioUrl", "audio_url", "blob", "content", "contents", "data",
         "dataBase64", "delta", "deltaBase64", "diff", "explanation", "imageUrl", "image_url", "input", "output",
         "preview", "query", "queries", "question", "rationale", "result", "review", "sdp", "searchTerm", "snippet",
@@ -52,7 +52,7 @@ FURTHER = {
     ("AudioUserInput", "url"): "may be a data URL",
     ("CollabAgentState", "message"): "an agent's words",
     ("CommandExecutionRequestApprovalParams", "reason"): "the model's words",
-    ("DeniedReviewDecision", "rejection"): "the words of who declined",
+    ("DeniedReviewDecision", "rejection"): "the words of the person who declined",
     ("ExecCommandApprovalParams", "reason"): "the model's words",
     ("FeedbackSaveParams", "reason"): "the user's words",
     ("FeedbackUploadParams", "reason"): "the user's words",

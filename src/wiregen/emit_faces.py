@@ -1,6 +1,7 @@
-"""Emit the types of the two faces: stubs that are derived from the source of the API for Trio, docstrings included.
+"""Emit stubs for the two faces, derived from the source of the Trio API, including its docstrings.
 
-At run time the faces are proxies, which no type checker can follow. The stubs say what they turn out to be.
+At run time the faces are proxies, which type checkers cannot analyze. The stubs describe the classes and functions that the
+proxies provide.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ if TYPE_CHECKING:
 
     from wiregen.face_sources import Module
 
-HEADER: Final = f"{MARK} from the API for Trio; do not edit.\n"
+HEADER: Final = f"{MARK} from the Trio API; do not edit.\n"
 
 TRIO_ONLY: Final = {"connect_codex"}
-"""Names that no face has."""
+"""Names that the faces omit."""
 
 STREAMS: Final = {"trio.abc.SendStream": "RemoteInput", "trio.abc.ReceiveStream": "RemoteOutput"}
-"""The classes that stand for abstract ones of Trio."""
+"""The classes that the faces use in place of Trio's abstract base classes."""
 
 UNEXPORTED: Final = ("trio_codex._api.generated", "trio_codex._api.exec_streams")
-"""Modules of handles that have no name in the package."""
+"""Modules with handle classes that the package does not export."""
 
 PACKAGES: Final = ("trio_codex.supervision",)
-"""Packages whose handles have no name in the package."""
+"""Packages with handle classes that the package does not export."""
 
 BATCH: Final = ("Batch", "TaskContext", "TaskThread")
-"""The classes of batches of which a face has its own."""
+"""The classes of batches for which each face has its own."""
 
 OWN: Final = {"policies": ("Policy", "Inbox", "Pending"), "tools": ("tool", "PlainTool")}
-"""What a face defines in its submodules."""
+"""Names that each face defines itself, by submodule."""
 
 
 class FaceEmitter:
@@ -45,7 +46,7 @@ class FaceEmitter:
 
     Args:
         face: Its name.
-        sources: The source of the API.
+        sources: The source of the Trio API.
     """
 
     def __init__(self, face: str, sources: Sources) -> None:
@@ -263,14 +264,14 @@ class FaceEmitter:
     # -- names and words ---------------------------------------------------------------------------------------
 
     def _annotation(self, node: ast.expr, source: Module) -> str:
-        """Return a type as the face has it, and remember what it needs to be imported."""
+        """Return a type as it appears in the stub, and record the imports it needs."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = ast.parse(node.value, mode="eval").body
         text = ast.unparse(node)
         for theirs, ours in STREAMS.items():
             text = text.replace(theirs, ours)
         text = re.sub(r"\bAbstractAsyncContextManager\[", "Scope[", text)
-        # The ready-made policies are not of the face's own class.
+        # The ready-made policies are instances of the Trio class, not of the face's own.
         text = re.sub(r"\bPolicy\b", "_Policy", text)
         text = re.sub(r"\bTurnHandle\b", "Turn", re.sub(r"\bGoalHandle\b", "Goal", text))
         if "Awaitable[" in text:
@@ -346,7 +347,7 @@ _INTERNAL: Final = {
     "trio_codex.policies._inbox": ("wait_decision",),
     "trio_codex.supervision._turn": ("begun", "begin", "lose", "wait_read", "finish", "leave"),
 }
-"""Members without an underscore that are not for users."""
+"""Members that are private although their names have no leading underscore."""
 
 
 def _default(node: ast.expr) -> ast.expr:

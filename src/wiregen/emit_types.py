@@ -36,7 +36,7 @@ def emit(protocol: Protocol, header: str) -> dict[str, str]:
 
 
 def _uses(protocol: Protocol) -> dict[str, str]:
-    """Return a summary for each payload. Most have no description in the schema."""
+    """Return a summary for each type of params or results. Most have no description in the schema."""
     texts: dict[ir.Table, tuple[str, str]] = {
         "ClientRequest": ("Params of the request", "Result of the request"),
         "ServerRequest": ("Params of the server request", "Response to the server request"),

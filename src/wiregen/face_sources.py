@@ -1,4 +1,4 @@
-"""The source of the API for Trio, as the stubs of the faces are derived from it."""
+"""Parse the source of the Trio API, from which the stubs of the faces are derived."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @attrs.define
 class Module:
-    """A module of the source: what it defines, and where the other names in it come from."""
+    """A parsed module: its definitions, and the origin of the names that it imports."""
 
     name: str
     body: Mapping[str, ast.stmt]
@@ -26,7 +26,7 @@ class Module:
 
     @classmethod
     def parse(cls, name: str, text: str) -> Module:
-        """Read the source of a module."""
+        """Parse the source of a module."""
         body: dict[str, ast.stmt] = {}
         imports: dict[str, tuple[str, str | None]] = {}
         tree = ast.parse(text)
@@ -70,7 +70,7 @@ class Sources:
         return self._modules[name]
 
     def docstring(self, name: str) -> str:
-        """Return the docstring of a module that a face has of its own."""
+        """Return the docstring of one of a face's own modules."""
         path = self._root / f"{name}.py"
         return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
@@ -91,7 +91,7 @@ class Sources:
         }
 
     def handles(self, package: str) -> dict[str, str]:
-        """Return those of the exported names that are classes of handles, with their modules."""
+        """Return the exported names that are handle classes, with their modules."""
         return {name: home for name, home in self.exported(package).items() if self._is_handle(home, name)}
 
     def _is_handle(self, module: str, name: str) -> bool:
@@ -104,11 +104,11 @@ class Sources:
         )
 
     def lineage(self, module: str, name: str) -> Iterator[tuple[Module, ast.ClassDef]]:
-        """Yield a class and its base classes of this package, except those that the stub has anyway."""
+        """Yield a class and its base classes in this package, except those that the stub contains anyway."""
         source = self.module(module)
         node = source.body[name]
         if not isinstance(node, ast.ClassDef):
-            raise WiregenError(f"{module}.{name} is no class")
+            raise WiregenError(f"{module}.{name} is not a class")
         yield source, node
         for base in node.bases:
             base_name = ast.unparse(base).partition("[")[0]

@@ -1,4 +1,4 @@
-"""The words of the stubs of the faces: those that differ from the docstrings of the API for Trio, and their own."""
+"""Text of the stubs: replacements in the docstrings of the Trio API, and definitions that only the faces have."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ _AIO: Final = (
 )
 
 _THREADS: Final = (r"\btask(s?)\b", r"thread\1")
-"""A task of Trio is a thread of a program that blocks, but a task of a batch or of the server is not."""
+"""In a blocking program, a thread takes the place of a Trio task. Tasks of a batch or of the server stay tasks."""
 
 
 def reworded(text: str, face: str, module: str) -> str:
-    """Return a docstring of the API for Trio as a face has it.
+    """Adapt a docstring of the Trio API to a face.
 
     Args:
         text: The docstring.
@@ -94,7 +94,7 @@ def reworded(text: str, face: str, module: str) -> str:
 
 
 def _groups(text: str) -> list[list[str]]:
-    """Split a docstring into the groups of lines that one sentence may extend over. A line of code is one by itself."""
+    """Split a docstring into groups of lines, so that no sentence spans two groups. Each line of code is its own group."""
     groups: list[list[str]] = []
     is_code = False
     for line in text.splitlines():
@@ -118,7 +118,7 @@ def _indent(line: str) -> int:
 SCOPE: Final = {
     "blocking": '''
 class Scope(Generic[ValueT_co]):
-    """A scope, for ``with``. Leaving it waits until everything it started has ended, after Ctrl-C, too."""
+    """A scope, for ``with``. Leaving it waits until everything it started has ended, even after Ctrl-C."""
 
     def __enter__(self) -> ValueT_co: ...
     def __exit__(
@@ -132,7 +132,7 @@ class Scope(Generic[ValueT_co]):
 ''',
     "aio": '''
 class Scope(Generic[ValueT_co]):
-    """A scope, for ``async with``. Leaving it waits until everything it started has ended, after a cancellation, too."""
+    """A scope, for ``async with``. Leaving it waits until everything it started has ended, even if it is cancelled."""
 
     async def __aenter__(self) -> ValueT_co: ...
     async def __aexit__(
@@ -150,8 +150,8 @@ FROM_TRIO: Final = '''
 def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
     """Return the counterpart of an async function of Trio, or of an async context manager.
 
-    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
-    context manager opens a thread of its own.
+    Use it for what this module does not provide, such as :mod:`trio_codex.testing`. The counterpart of a context manager
+    starts its own thread on each call.
     """
 '''
 
@@ -167,7 +167,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 class PlainTool(Tool[P, R_co]):
-    """A tool made of a plain function. Calling the tool calls the function."""
+    """A tool created from a plain function. Calling the tool calls the function."""
 
     def __call__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *args: P.args, **kwargs: P.kwargs

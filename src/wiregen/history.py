@@ -1,4 +1,4 @@
-"""What each release of the binary added to the schema, and what it removed."""
+"""The history of the schema: the names that each release of the binary added and removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE: Final = Path(__file__).parent / "schema" / "HISTORY.json"
 
 @attrs.frozen(kw_only=True)
 class History:
-    """The releases whose schemas were compared, oldest first, and the names that each of them added and removed."""
+    """The releases, oldest first, with the names that each added and removed."""
 
     first: str
     """The first release. Its names have no mark."""
@@ -30,7 +30,7 @@ class History:
 
     @property
     def since(self) -> Mapping[str, str]:
-        """The release that added each name. A name that was removed in between keeps the first one."""
+        """The release that first added each name, even if the name was removed in between."""
         since: dict[str, str] = {}
         for version, added in self.added.items():
             for name in added:

@@ -1,7 +1,7 @@
-"""Lower the protocol of the schema to the one that is emitted: Python names, defaults, and the decisions of the tables.
+"""Lower the schema to the protocol that is emitted: apply Python names, defaults, and the tables.
 
-Input and output have the same representation, :mod:`trio_codex.wire._schema.ir`. A nameless object becomes a class of its
-own. A form without a rule here is an error.
+Input and output have the same representation, :mod:`trio_codex.wire._schema.ir`. A nameless object gets its
+own class. A form without a rule here is an error.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _Context:
         return attrs.evolve(class_, since=since[1])
 
     def _marked(self, part: Part, label: str, *around: str | None) -> Part:
-        """Mark a field or a member with the release that added it, unless the whole is as new."""
+        """Mark a field or a member with the release that added it, unless that release also added its definition."""
         since = self.since.get(label)
         return attrs.evolve(part, since=None if since in around else since)
 
@@ -139,7 +139,7 @@ class _Context:
         where = f"{name}.{field.wire}"
         type_, default = self._type(field.type, where), field.default
         if (constant := ir.constant(type_)) is not None:
-            default = constant  # a tag: nobody should have to write it
+            default = constant  # a tag, which callers need not pass
         elif not field.required:
             default = None if owner in self.sent_only else default
             if default is None:
@@ -159,7 +159,7 @@ class _Context:
     def _is_experimental(self, owner: str, name: str, field: ir.Field) -> bool:
         """Return whether the stable surface has the definition, but not this property of it."""
         if owner != name or owner not in self.stable or f"{name}.{field.wire}" in patches.KEPT:
-            return False  # all or nothing of it is stable
+            return False  # the definition is stable, or experimental, as a whole
         stable = self.stable[owner]
         return not isinstance(stable, ir.Class) or field.wire not in {known.wire for known in stable.fields}
 
@@ -197,7 +197,7 @@ class _Context:
             return self._class(names.UNTAGGED_VARIANTS[union][index], class_, label, union=union)
         (only,) = class_.fields
         name = names.variant_name(union, only.wire, class_.title)
-        if isinstance(only.type, ir.Class):  # its fields become those of the variant
+        if isinstance(only.type, ir.Class):  # the fields of the inner object become those of the variant
             value = attrs.evolve(only.type, key=only.wire, doc=only.doc or class_.doc)
             return self._class(name, value, label, union=union)
         # The schema closes the outer object, because serde does. That says nothing about its fields.

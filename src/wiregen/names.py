@@ -1,4 +1,4 @@
-"""Python names for what the schema names differently or not at all: tables, and rules for everything else."""
+"""Python names: tables for what the schema names badly or not at all, and rules for everything else."""
 
 from __future__ import annotations
 

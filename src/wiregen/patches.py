@@ -81,16 +81,16 @@ KEPT: dict[str, tuple[tuple[str, ...], Any]] = {
     ),
     "ReviewDelivery: detached": (("ReviewDelivery", "enum", "-"), "detached"),
 }
-"""What the schema no longer has, and older servers in the tested range use: name → (path within the definitions, value)."""
+"""Definitions that the newest schema lacks, but older servers in the tested range use: name → (path, value)."""
 
 DROPPED: frozenset[str] = frozenset(
     {
-        # Released once, with another form of the type; never in a version of this library.
+        # In a single release, with a different form of the type. No version of this library has it.
         "AgentMessageDisplay.action", "AgentMessageDisplay.blockType", "AgentMessageDisplay.checkTrustedContacts",
         "AgentMessageDisplay.cyberTrustedAccess",
     }
 )  # fmt: skip
-"""What a release removed from the schema, and the library no longer has."""
+"""Names that a release removed from the schema, and that the library has dropped as well."""
 
 
 def apply(definitions: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def apply(definitions: dict[str, Any]) -> None:
 
 
 def check(definitions: Schema, history: History) -> None:
-    """Check that the library still has all that releases removed from the schema, except for :data:`DROPPED`.
+    """Check that the library still has everything that releases removed from the schema, except :data:`DROPPED`.
 
     Raises:
         WiregenError: It does not, or :data:`DROPPED` mentions something that was not removed.

@@ -1,4 +1,4 @@
-"""What the emitters work from: lowered definitions, method tables, and the module of each definition."""
+"""The input of the emitters: lowered definitions, method tables, and the module of each definition."""
 
 from __future__ import annotations
 

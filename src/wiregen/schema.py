@@ -40,7 +40,7 @@ class Bundle:
     stable: Schema
     """The stable surface, unpatched."""
     history: History
-    """What earlier releases lack."""
+    """The history, which shows what earlier releases lack."""
 
 
 def load() -> Bundle:

@@ -1,4 +1,4 @@
-"""The budgets of the measurements. Most are ratios of two cases that ran in the same round."""
+"""The budgets that the benchmarks check. Most are ratios of two cases that ran in the same round."""
 
 from collections.abc import Callable
 from operator import sub, truediv

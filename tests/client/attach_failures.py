@@ -31,13 +31,13 @@ async def failure(url, **options):
 
 
 async def refusal_of(serve, scheme="ws", *, host="127.0.0.1", server_context=None, **options):
-    """Return the error for a server that handles a connection like this."""
+    """Attach to a server with this handler, and return the error."""
     async with assert_nothing_left(), listening(serve, ssl_context=server_context) as address:
         return await failure(f"{scheme}://{host}:{address.rpartition(':')[2]}/", **options)
 
 
 def answering(data):
-    """Return a server that reads the request, sends this, and closes."""
+    """Return a handler that reads the request, sends a response, and closes the connection."""
 
     async def serve(stream):
         async with stream:

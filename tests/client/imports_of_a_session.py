@@ -1,4 +1,4 @@
-"""A program that runs sessions of every kind while all imports fail, and prints the attempted imports."""
+"""Run sessions of every kind while all imports fail, and print the attempted imports."""
 
 import sys
 
@@ -14,7 +14,7 @@ imported = []
 
 
 class Refusing:
-    """An import hook that finds no module, and records the names."""
+    """An import hook that records each name and raises."""
 
     def find_spec(self, name, path=None, target=None):
         imported.append(name)

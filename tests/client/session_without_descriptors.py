@@ -1,4 +1,4 @@
-"""A program that runs a session without free file descriptors, and ends it by ``leave`` or by ``die``."""
+"""Run a session without free file descriptors, and end it by ``leave`` or by ``die``."""
 
 import os
 import resource

@@ -99,7 +99,7 @@ async def test_credentials_in_the_url_are_refused_and_not_shown(url, monkeypatch
     [
         "192.0.2.1",
         "server.example",
-        "0.0.0.0",  # every interface is not loopback
+        "0.0.0.0",  # all interfaces, not only loopback
         "[2001:db8::1]",
         "127.0.0.1.example",
         "localhost.example",

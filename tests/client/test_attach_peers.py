@@ -244,7 +244,7 @@ async def test_attaching_to_a_scripted_server_ends_with_a_close_frame():
 
 async def test_messages_right_after_the_handshake_are_not_lost():
     class Held:
-        """A stream that holds back data, to send it together with the next write."""
+        """A stream that holds data back, and sends it together with the next write."""
 
         def __init__(self, stream):
             self.receive_some, self.data = stream.receive_some, b""

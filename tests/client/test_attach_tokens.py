@@ -35,7 +35,7 @@ async def token_of(stream):
 
 
 def answering(make):
-    """Return a server that answers the handshake with bytes derived from the token."""
+    """Return a handler that answers the handshake with bytes made from the token."""
 
     async def serve(stream):
         async with stream:
@@ -70,7 +70,7 @@ ANSWERS = {
 
 
 def upgraded(then):
-    """Return a server that runs a function after the handshake."""
+    """Return a handler that calls a function after the handshake."""
 
     async def serve(stream):
         peer, request = await accept(stream)

@@ -262,7 +262,7 @@ async def test_leaving_one_handle_does_not_affect_another_handle_of_the_thread()
         await server.accept_turn()
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # No other subscriber is left.
+        # The last handle is left.
         nursery.start_soon(enter_and_leave, thread)
         await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
 

@@ -72,7 +72,7 @@ async def enter(name, codex, scope, entered):
 
 
 async def let_in(name, server, scope, entered):
-    """Answer as the server until the action ``name`` has begun, and cancel it."""
+    """Act as the server until the action ``name`` has started, then cancel it."""
     match name:
         case "thread_start" | "thread_resume":
             asked = await server.expect(name.replace("_", "/"))
@@ -159,7 +159,7 @@ async def test_a_cleanup_request_that_is_never_accepted_is_reported_and_the_next
     ]
 
 
-async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_repetition(autojump_clock):
+async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_retries(autojump_clock):
     config = CodexConfig(interrupt_grace=50, request_timeout=1, on_stuck_turn="abandon")
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

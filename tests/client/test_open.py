@@ -1,4 +1,4 @@
-"""Startup and shutdown of a client: typed start errors with a hint, and no leftovers."""
+"""Starting and closing a client: start errors are typed and have a hint, and nothing is left."""
 
 import asyncio
 import copy
@@ -274,7 +274,7 @@ def test_the_longest_suffix_of_a_value_is_redacted_wherever_the_text_was_cut(len
 
 
 def test_redaction_takes_linear_time_in_the_length_of_a_value():
-    """Check it with values for which comparing each suffix would take 10 s."""
+    """Use values for which comparing each suffix would take 10 s."""
     secrets = Secrets({f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
     began = time.process_time()
     assert secrets.hide_in_tail("7" * 4000 + "x") == "<CONTEXT_7>x"
@@ -352,7 +352,7 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
 
 
 RECORD = "2026-11-30T16:07:02.152222Z ERROR codex_app_server: Codex could not find bubblewrap on PATH."
-"""What the server logs soon after its start if bubblewrap is missing. It then continues without."""
+"""A warning that the server logs soon after its start if bubblewrap is missing. It continues without bubblewrap."""
 
 
 @pytest.mark.parametrize(

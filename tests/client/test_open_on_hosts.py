@@ -15,7 +15,7 @@ from trio_codex._process import server as _process
 from trio_codex._process.guarded import GuardedProcess
 from trio_codex.testing import fake_process
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 async def fails_to_start(config):

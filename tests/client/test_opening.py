@@ -360,7 +360,7 @@ async def test_a_thread_unsubscribed_during_a_pending_resume_starts_no_turn():
             await thread.run("hi")
 
 
-async def test_attached_requests_of_another_clients_turn_are_left_to_that_client():
+async def test_on_a_shared_server_requests_of_another_clients_turn_are_left_to_that_client():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         server.give("thread/resume", snapshot("turn-a"))
@@ -380,7 +380,7 @@ async def test_attached_requests_of_another_clients_turn_are_left_to_that_client
 
 
 @pytest.mark.parametrize("decides", [True, False], ids=["with a policy", "without a policy"])
-async def test_attached_requests_outside_own_turns_are_left_to_others(decides):
+async def test_on_a_shared_server_requests_outside_own_turns_are_left_to_others(decides):
     asked = []
     with trio.fail_after(5):
         async with (
@@ -400,7 +400,7 @@ async def test_attached_requests_outside_own_turns_are_left_to_others(decides):
             assert (asked, server.answers) == ([], {})
 
 
-async def test_attached_the_client_policy_decides_on_requests_without_a_thread():
+async def test_on_a_shared_server_the_client_policy_decides_on_requests_without_a_thread():
     async def decide(_):
         return policies.AuthTokens(access_token="a-token", account_id="an-account")
 
@@ -423,7 +423,7 @@ async def test_on_an_own_server_requests_of_unknown_turns_are_answered():
         assert await server.answer_to(7) == {"decision": "accept"}
 
 
-async def test_attached_leaving_a_thread_does_not_end_another_clients_turn():
+async def test_on_a_shared_server_leaving_a_thread_does_not_end_another_clients_turn():
     async with scripted() as (codex, server):
         server.take_over("turn/interrupt", "thread/backgroundTerminals/clean")
         server.give("thread/resume", snapshot("turn-a"))

@@ -16,7 +16,7 @@ from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 
 BUSY = "Server overloaded; the retry limit was reached."
-"""The client itself repeats requests refused for any other overload, until their timeout."""
+"""An overload that the client passes on. Refusals for any other overload it retries itself, until the timeout."""
 
 
 def busy():

@@ -1,4 +1,4 @@
-"""The fast path for text of a turn delivers to the same consumers as the path of all other events."""
+"""The fast path for the text of a turn delivers to the same consumers as the slow path."""
 
 import json
 
@@ -20,7 +20,7 @@ IDS = st.sampled_from(["1", "2", "3", None])
 
 
 class Everything:
-    """Subscribe to everything, so that nothing takes the fast path."""
+    """A subscriber to all events, which disables the fast path."""
 
     def __init__(self):
         self.got = []
@@ -33,7 +33,7 @@ class Everything:
 
 
 def client(*, shared):
-    """Return a router with three turns: a started one, a starting one, and an agent's."""
+    """Return a router with three turns: one that has started, one that is starting, and one of an agent."""
     router, threads, listeners = bare_router()
     turns = []
     for name, turn_id in (("1", "1"), ("2", None), ("3", "3")):

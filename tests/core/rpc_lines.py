@@ -1,4 +1,4 @@
-"""Lines for the JSON-RPC state, and the events that they produce."""
+"""Helpers for the JSON-RPC tests: encode lines, and receive them in a state with pending requests."""
 
 import json
 
@@ -14,7 +14,7 @@ def line_of(**members):
 
 
 def waiting(count=1, method="thread/read"):
-    """A connection with requests 1…count in flight; their tokens are "t1"…"""
+    """Return a state with requests 1 to ``count`` in flight; their tokens are ``"t1"`` and so on."""
     state = RpcState(LIMIT)
     for number in range(1, count + 1):
         assert state.request(method, None, f"t{number}")[0] == number
@@ -22,7 +22,7 @@ def waiting(count=1, method="thread/read"):
 
 
 def receive(state, frame):
-    """What one line means."""
+    """Receive one frame, and return its event."""
     [message] = state.receive([frame])
     return message[0] if isinstance(message, list) else message
 

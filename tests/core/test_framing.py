@@ -1,4 +1,4 @@
-"""Bytes to lines and back: any cut gives the same lines, in bounded memory and linear time."""
+"""Splitting bytes into lines and encoding messages: chunk boundaries do not matter, and memory and time are bounded."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ from trio_codex.errors import LocalProtocolError
 
 
 def whole(stream, limit):
-    """Return the frames of a stream, computed in a simple way."""
+    """Return the frames of a stream, split in the obvious way."""
     *lines, rest = stream.split(b"\n")
     frames = [
         line if len(line) <= limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line)) for line in lines
@@ -84,13 +84,13 @@ def test_lines_far_beyond_the_kept_head_give_the_same_frames_however_they_are_cu
 
 
 @given(streams, cuts)
-def test_without_a_line_beyond_the_bound_the_lines_are_what_was_sent(stream, points):
+def test_lines_within_the_bound_are_returned_as_they_were_sent(stream, points):
     frames = fed([*cut(stream, points), b"\n"], MAX_LINE_BYTES)
     assert b"".join(line + b"\n" for line in frames) == stream + b"\n"
 
 
 @given(st.lists(st.text().map(lambda text: {"m": text})), cuts)
-def test_encoded_messages_come_back_whole_whatever_they_hold(messages, points):
+def test_any_encoded_messages_are_split_into_the_same_messages(messages, points):
     frames = fed(
         cut(b"".join(encode_message(message) + b"\n" for message in messages), points), MAX_LINE_BYTES
     )
@@ -108,7 +108,7 @@ def test_a_line_at_the_size_limit_is_kept_and_a_longer_one_is_not():
         assert fed(chunks, 4)[-1] == OversizeLine(b"12345", 5)
 
 
-def test_a_chunk_that_is_reused_by_the_stream_is_not_held():
+def test_a_chunk_may_be_overwritten_once_it_has_been_fed():
     buffer = LineBuffer()
     chunk = bytearray(b"ab\ncd")
     lines = buffer.feed(chunk)
@@ -118,7 +118,7 @@ def test_a_chunk_that_is_reused_by_the_stream_is_not_held():
     assert [type(line) for line in lines] == [bytes, bytes]
 
 
-def test_an_empty_chunk_and_an_empty_stream_give_nothing():
+def test_an_empty_chunk_and_an_empty_stream_produce_no_frames():
     buffer = LineBuffer()
     assert buffer.feed(b"") == []
     assert buffer.feed_eof() is None
@@ -149,7 +149,7 @@ def test_a_line_beyond_the_bound_is_not_held_in_memory():
     tracemalloc.start()
     try:
         for _ in range(512):
-            assert buffer.feed(bytearray(chunk)) == []  # separate memory, as for each read
+            assert buffer.feed(bytearray(chunk)) == []  # a new buffer, as each read returns
         assert tracemalloc.get_traced_memory()[1] < 3 * limit
     finally:
         tracemalloc.stop()
@@ -170,18 +170,18 @@ def test_time_per_byte_does_not_grow_with_the_length_of_a_line(limit):
         return best / count
 
     chunk = b"x" * 4096
-    # Joining anew for each chunk makes this ratio about 16.
+    # If each chunk copied what came before, the ratio would be about 16.
     assert seconds_per_chunk(4096) < 5 * seconds_per_chunk(256) + 1e-6
 
 
 class Stream(RuleBasedStateMachine):
-    """A pipe that returns written data in arbitrary pieces and ends at any time, compared with ``bytes.split``."""
+    """Compare the buffer with ``bytes.split``, fed by a pipe that returns arbitrary pieces and may end at any time."""
 
     @initialize(limit=st.sampled_from([0, 1, 7, 40, 2 * OVERSIZE_HEAD_BYTES, 2 * OVERSIZE_HEAD_BYTES]))
     def open(self, limit):
         self.limit = limit
         self.buffer = LineBuffer(limit)
-        self.written = b""  # and not read
+        self.written = b""  # but not yet read
         self.unfinished = b""
 
     @rule(
@@ -196,25 +196,25 @@ class Stream(RuleBasedStateMachine):
                 "\u2028\u2029\x85\v\f\x1c".encode(),
             ]
         )
-        | st.binary(max_size=12)  # newlines, too
+        | st.binary(max_size=12)  # may contain newlines
     )
     def write(self, line):
         self.written += line + b"\n"
 
     @rule(beyond=st.sampled_from([-1, 0, 0, 1, 1, 3 * OVERSIZE_HEAD_BYTES]))
-    def write_about_as_much_as_a_line_may_hold(self, beyond):
+    def write_a_line_of_about_the_maximum_length(self, beyond):
         size = max(self.limit + beyond, 0)
         self.write((b"0123456789" * (size // 10 + 1))[:size])
 
     @rule(part=st.binary(max_size=12).map(lambda part: part.replace(b"\n", b"")))
-    def write_no_end(self, part):
+    def write_without_a_newline(self, part):
         self.written += part
 
     def feed(self, count):
         chunk, self.written = bytearray(self.written[:count]), self.written[count:]
         *lines, self.unfinished = (self.unfinished + chunk).split(b"\n")
         frames = self.buffer.feed(chunk)
-        chunk[:] = b"\n" * len(chunk)  # its owner reuses it
+        chunk[:] = b"\n" * len(chunk)  # the buffer must not keep a reference
         assert frames == [
             line if len(line) <= self.limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line))
             for line in lines
@@ -237,14 +237,14 @@ class Stream(RuleBasedStateMachine):
 
     @rule()
     def end(self):
-        """Unread data is lost with the pipe; the buffer is ready for the next one."""
+        """End the pipe. Unread data is lost, and the buffer can be used for another pipe."""
         rest, self.unfinished, self.written = self.unfinished, b"", b""
         assert self.buffer.feed_eof() == (
             TruncatedLine(rest[:OVERSIZE_HEAD_BYTES], len(rest)) if rest else None
         )
 
     @invariant()
-    def it_knows_what_is_unfinished_and_holds_no_more_than_the_bound(self):
+    def the_unfinished_line_has_the_right_length_and_is_held_within_the_bound(self):
         if not hasattr(self, "buffer"):
             return
         size = len(self.unfinished)
@@ -279,7 +279,7 @@ finite = scalars.filter(lambda value: not isinstance(value, float) or math.isfin
 
 
 @given(containers(finite))
-def test_any_json_becomes_exactly_one_line_that_means_the_same(value):
+def test_any_json_is_encoded_as_exactly_one_equivalent_line(value):
     line = encode_message(value)
     assert b"\n" not in line
     assert json.loads(line) == json.loads(json.dumps(value))
@@ -317,7 +317,7 @@ non_finite = st.sampled_from([math.nan, math.inf, -math.inf])
 
 
 @given(st.data())
-def test_a_number_that_is_not_finite_is_refused_anywhere(data):
+def test_a_non_finite_number_anywhere_is_refused(data):
     planted = data.draw(non_finite)
     value = data.draw(containers(finite))
     wrap = data.draw(
@@ -351,19 +351,19 @@ class StructValue(msgspec.Struct):
 @pytest.mark.parametrize(
     "wrap", [AttrsValue, DataValue, StructValue, lambda bad: {bad}, lambda bad: frozenset([bad])]
 )
-def test_a_number_that_is_not_finite_is_refused_in_everything_that_the_encoder_takes(wrap):
+def test_a_non_finite_number_is_refused_in_every_type_that_the_encoder_accepts(wrap):
     assert json.loads(encode_message({"params": wrap(1.5)}))
     with pytest.raises(LocalProtocolError):
         encode_message({"params": wrap(math.nan)})
 
 
 @given(containers(finite))
-def test_null_is_no_number_that_is_not_finite(value):
+def test_null_is_not_mistaken_for_a_non_finite_number(value):
     assert encode_message({"null": None, "value": value})
 
 
 @pytest.mark.parametrize("value", [object(), 1j, {(1, 2): 3}, [{"a": object()}], iter([1]), print])
-def test_what_is_not_json_is_refused(value):
+def test_a_value_that_is_not_json_is_refused(value):
     with pytest.raises(LocalProtocolError) as caught:
         encode_message(value)
     assert caught.value.__cause__ is None
@@ -382,14 +382,14 @@ def test_a_value_of_any_depth_is_encoded_or_refused(leaf):
         assert line.startswith(b'{"params":[')
 
 
-def test_a_value_that_holds_itself_is_refused():
+def test_a_value_that_contains_itself_is_refused():
     value = []
     value.append(value)
     with pytest.raises(LocalProtocolError):
         encode_message(value)
 
 
-def test_raw_json_is_sent_as_it_is_unless_it_would_break_the_line():
+def test_raw_json_is_sent_unchanged_unless_it_contains_a_newline():
     assert encode_message({"a": msgspec.Raw(b'[1, "x"]')}) == b'{"a":[1, "x"]}'
     pretty = msgspec.Raw(b'{\n "x": null\n}')
     try:

@@ -1,4 +1,4 @@
-"""The client's log: a handler or filter of the host that raises breaks nothing, and is reported."""
+"""Logging: a handler or filter of the host that raises is reported, and breaks nothing."""
 
 import logging
 
@@ -8,7 +8,7 @@ from trio_codex._core.log import SafeLogger
 
 
 class Raising(logging.Handler):
-    """Raises instead of writing."""
+    """A handler that raises an exception instead of writing."""
 
     def emit(self, record):
         raise RuntimeError("this handler does not work")
@@ -20,7 +20,7 @@ def raise_error(record):
 
 @pytest.fixture
 def host():
-    """A logger of the host, to which each test adds handlers and filters."""
+    """Return a logger of the host, to which each test adds handlers and filters."""
     logger = logging.Logger("host", logging.DEBUG)
     logger.propagate = False
     return logger
@@ -40,23 +40,23 @@ def broken(request, host):
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_a_handler_or_filter_that_raises_fails_nobody_and_is_reported_on_stderr(broken, level, capsys):
+def test_a_handler_or_filter_that_raises_is_reported_on_stderr_and_breaks_nothing(broken, level, capsys):
     getattr(SafeLogger(broken), level)("thread %s", "t1")
     assert "does not work" in capsys.readouterr().err
 
 
-def test_nothing_is_printed_to_stderr_if_the_host_has_disabled_that(broken, capsys, monkeypatch):
+def test_nothing_is_reported_on_stderr_if_the_host_has_disabled_reports(broken, capsys, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)
     SafeLogger(broken).warning("text")
     assert not capsys.readouterr().err
 
 
-def test_a_handler_that_raises_fails_nobody_if_there_is_no_stderr(broken, monkeypatch):
+def test_a_handler_that_raises_breaks_nothing_if_there_is_no_stderr(broken, monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     SafeLogger(broken).warning("text")
 
 
-def test_a_request_to_exit_leaves_a_handler(host):
+def test_system_exit_in_a_handler_propagates(host):
     def exit_program(record):
         raise SystemExit(3)
 

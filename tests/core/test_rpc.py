@@ -25,7 +25,7 @@ from trio_codex._core.rpc import (
     rpc_error,
 )
 
-# -- requests of ours ----------------------------------------------------------------------------------------------
+# -- requests to the server ----------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_one_line_with_its_id_and_always_has_params():
@@ -39,11 +39,11 @@ def test_a_request_is_one_line_with_its_id_and_always_has_params():
 
 
 @pytest.mark.parametrize("params", [0, False, "", [], {}])
-def test_params_that_are_false_are_sent_as_they_are(params):
+def test_falsy_params_are_sent_unchanged(params):
     assert json.loads(RpcState(LIMIT).request("m", params, "t")[1])["params"] == params
 
 
-def test_a_request_that_is_not_json_is_not_registered_and_uses_up_no_id():
+def test_a_request_that_cannot_be_encoded_is_not_registered_and_uses_no_id():
     state = RpcState(LIMIT)
     with pytest.raises(errors.LocalProtocolError):
         state.request("m", object(), "t")
@@ -51,14 +51,14 @@ def test_a_request_that_is_not_json_is_not_registered_and_uses_up_no_id():
     assert state.request("m", None, "t")[0] == 1
 
 
-def test_a_notification_of_ours_has_params_only_if_there_are_any():
+def test_a_client_notification_has_params_only_if_they_are_given():
     state = RpcState(LIMIT)
     assert json.loads(state.notification("initialized")) == {"method": "initialized"}
     assert json.loads(state.notification("x", {})) == {"method": "x", "params": {}}
     assert state.pending == 0
 
 
-def test_a_result_is_given_raw_with_the_token_of_its_request():
+def test_a_result_is_returned_raw_with_the_token_of_its_request():
     state = waiting(2)
     reply = receive(state, line_of(id=2, result={"a": 1}))
     assert (reply.token, reply.method, reply.error) == ("t2", "thread/read", None)
@@ -68,13 +68,13 @@ def test_a_result_is_given_raw_with_the_token_of_its_request():
 
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {}])
-def test_a_result_that_is_false_or_null_is_a_result(result):
+def test_a_falsy_result_is_a_result(result):
     reply = receive(waiting(), line_of(id=1, result=result))
     assert reply.error is None
     assert json.loads(bytes(reply.result)) == result
 
 
-def test_the_second_answer_to_a_request_is_a_stray_one():
+def test_a_second_answer_to_a_request_is_stray():
     state = waiting()
     assert isinstance(receive(state, line_of(id=1, result=1)), Reply)
     second = receive(state, line_of(id=1, result=2))
@@ -82,7 +82,7 @@ def test_the_second_answer_to_a_request_is_a_stray_one():
     assert second.kind is JunkKind.STRAY_REPLY
 
 
-def test_the_answer_to_a_request_that_was_given_up_is_late_once():
+def test_the_first_answer_to_an_abandoned_request_is_late_and_the_next_is_stray():
     state = waiting()
     state.abandon(1)
     assert state.pending == 0
@@ -92,7 +92,7 @@ def test_the_answer_to_a_request_that_was_given_up_is_late_once():
     assert state.junk == {JunkKind.LATE_REPLY: 1, JunkKind.STRAY_REPLY: 1}
 
 
-def test_the_answer_to_a_request_that_was_never_written_is_a_stray_one():
+def test_an_answer_to_a_request_that_was_never_written_is_stray():
     state = waiting()
     state.forget(1)
     state.forget(1)
@@ -100,13 +100,13 @@ def test_the_answer_to_a_request_that_was_never_written_is_a_stray_one():
     assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
 
 
-def test_abandoning_an_unknown_request_is_no_event():
+def test_abandoning_an_unknown_request_has_no_effect():
     state = waiting()
     state.abandon(7)
     assert receive(state, line_of(id=7, result=1)).kind is JunkKind.STRAY_REPLY
 
 
-def test_only_so_many_given_up_ids_are_remembered():
+def test_the_number_of_remembered_abandoned_ids_is_bounded():
     count = _rpc.ABANDONED_IDS_KEPT + 1
     state = waiting(count)
     for request_id in range(1, count + 1):
@@ -168,7 +168,7 @@ def test_an_invalid_response_fails_only_its_request(members, kind):
     ],
     ids=lambda line: repr(line[:40]),
 )
-def test_an_answer_that_cannot_be_read_fails_its_request_with_a_documented_error(line):
+def test_an_unreadable_answer_fails_its_request_with_a_documented_error(line):
     state = waiting(2)
     reply = receive(state, line)
     assert (reply.token, reply.result) == ("t1", None)
@@ -176,7 +176,7 @@ def test_an_answer_that_cannot_be_read_fails_its_request_with_a_documented_error
     assert state.pending == 1
 
 
-def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
+def test_an_unreadable_line_that_answers_nothing_is_junk_with_its_head():
     state = waiting()
     line = b"Thread 'main' panicked " + b"x" * OVERSIZE_HEAD_BYTES
     junk = receive(state, line)
@@ -186,7 +186,7 @@ def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
     assert state.junk[JunkKind.NOT_JSON] == 2
 
 
-def test_an_unreadable_request_of_the_server_is_denied_and_does_not_fail_ours_with_the_same_id():
+def test_an_unreadable_server_request_is_reported_and_does_not_fail_a_client_request_with_its_id():
     state = waiting()
     assert receive(state, b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
     assert state.junk[JunkKind.NOT_JSON] == 1
@@ -194,7 +194,7 @@ def test_an_unreadable_request_of_the_server_is_denied_and_does_not_fail_ours_wi
     assert receive(state, b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.DUPLICATE_REQUEST
 
 
-# -- what the server sends -----------------------------------------------------------------------------------------
+# -- messages from the server -----------------------------------------------------------------------------------------
 
 
 def test_a_notification_keeps_its_params_raw():
@@ -204,21 +204,21 @@ def test_a_notification_keeps_its_params_raw():
     assert bytes(message.params) == b'{"a" :1}'
 
 
-def test_a_notification_without_params_has_empty_ones():
+def test_a_notification_without_params_has_empty_params():
     message = receive(RpcState(LIMIT), b'{"method":"m"}')
     assert bytes(message.params) == b""
     assert message.emitted_at is None
 
 
 @pytest.mark.parametrize("emitted", ["x", [], {}, True, None])
-def test_a_notification_with_a_drifted_time_is_still_a_notification(emitted):
+def test_a_notification_with_an_invalid_time_is_still_a_notification(emitted):
     message = receive(RpcState(LIMIT), line_of(method="m", params=[1], emittedAtMs=emitted))
     assert isinstance(message, Notification)
     assert message.emitted_at is None
     assert json.loads(bytes(message.params)) == [1]
 
 
-def test_a_drifted_line_keeps_the_time_that_it_can_read():
+def test_an_invalid_id_is_junk_and_an_invalid_time_is_ignored():
     message = receive(RpcState(LIMIT), line_of(method="m", id=[], emittedAtMs=5))
     assert message.kind is JunkKind.NOT_JSON_RPC
     state = waiting()
@@ -227,7 +227,7 @@ def test_a_drifted_line_keeps_the_time_that_it_can_read():
 
 
 @pytest.mark.parametrize("request_id", [0, 1, -1, 2**63, "", "0", "abc", "ü", 10**30])
-def test_a_server_request_keeps_its_id_as_it_is_and_is_answered_once(request_id):
+def test_a_server_request_keeps_its_id_unchanged_and_is_answered_once(request_id):
     state = RpcState(LIMIT)
     message = receive(state, line_of(id=request_id, method="item/tool/call", params={"a": 1}))
     assert isinstance(message, ServerRequest)
@@ -267,7 +267,7 @@ def test_an_answer_that_cannot_be_encoded_leaves_the_server_request_open():
     assert state.respond(0, None) is not None
 
 
-def test_a_second_server_request_under_an_open_id_is_junk_and_the_first_stays():
+def test_a_second_server_request_with_an_open_id_is_junk_and_the_first_stays_open():
     state = RpcState(LIMIT)
     receive(state, line_of(id=0, method="first"))
     second = line_of(id=0, method="second")
@@ -308,14 +308,14 @@ def test_json_that_is_not_an_object_is_junk(line):
     assert receive(state, line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
 
 
-def test_the_head_of_junk_is_bounded_and_its_size_is_not():
+def test_junk_has_a_bounded_head_and_its_full_size():
     line = b"[" + b"1," * 5000 + b"1]"
     assert receive(RpcState(LIMIT), line) == Junk(
         JunkKind.NOT_JSON_RPC, line[:OVERSIZE_HEAD_BYTES], len(line)
     )
 
 
-def test_a_line_truncated_by_the_end_is_junk():
+def test_a_line_truncated_by_the_end_of_the_stream_is_junk():
     state = waiting()
     junk = receive(state, TruncatedLine(b'{"id":1,"resu', 13))
     assert junk == Junk(JunkKind.TRUNCATED, b'{"id":1,"resu', 13)
@@ -325,7 +325,7 @@ def test_a_line_truncated_by_the_end_is_junk():
 # -- lines beyond the bound ----------------------------------------------------------------------------------------
 
 
-def test_an_answer_beyond_the_bound_fails_its_request_and_only_that():
+def test_an_answer_beyond_the_bound_fails_only_its_request():
     state = waiting(2, "fs/readFile")
     reply = receive(state, OversizeLine(b'{"id":1,"result":{"dataBase64":"xxxx', 20_000))
     assert (reply.token, reply.method, reply.result) == ("t1", "fs/readFile", None)
@@ -335,7 +335,7 @@ def test_an_answer_beyond_the_bound_fails_its_request_and_only_that():
     assert state.junk == {JunkKind.TOO_LONG: 1}
 
 
-def test_a_server_request_beyond_the_bound_is_still_to_be_answered():
+def test_a_server_request_beyond_the_bound_can_still_be_answered():
     state = RpcState(LIMIT)
     message = receive(state, OversizeLine(b'{"method":"item/tool/call","id":0,"params":{"a":"x', 20_000))
     assert message == ServerRequest(0, "item/tool/call", None)
@@ -372,7 +372,7 @@ def test_any_other_line_beyond_the_bound_is_junk(head):
     st.dictionaries(st.sampled_from(["id", "method", "x"]), st.text() | st.integers(), min_size=1),
     st.integers(0, 50),
 )
-def test_id_and_method_are_read_from_any_head_that_holds_them_and_never_from_params(
+def test_id_and_method_are_read_from_any_head_that_contains_them_and_never_from_params(
     request_id, method, id_first, params, cut
 ):
     leading = {"id": request_id, "method": method} if id_first else {"method": method, "id": request_id}
@@ -396,7 +396,7 @@ def test_any_head_is_read_without_an_exception(head):
     assert method is None or type(method) is str
 
 
-def test_a_number_that_is_cut_off_is_not_taken_for_an_id():
+def test_a_truncated_number_is_not_taken_for_an_id():
     assert read_head(b'{"id":12') == (None, None)
     assert read_head(b'{"id":12,') == (12, None)
     assert read_head(b'{"id":12}') == (12, None)
@@ -436,21 +436,21 @@ def test_the_code_alone_determines_the_error_class(code, message, data):
 
 
 @given(st.sampled_from(["retry limit", "Retry Limit", "too many failed attempts"]), json_values)
-def test_an_overload_that_was_retried_in_vain_is_reported_by_its_text(text, data):
+def test_an_overload_that_exhausted_the_servers_retries_is_recognized_by_its_text(text, data):
     for code in (-32000, -32001, -32099):
         assert type(rpc_error(code, f"exceeded {text}", data)) is errors.RetryLimitExceededError
     for code in (-31999, -32100, -32603):
         assert type(rpc_error(code, text, data)) is CLASSES.get(code, errors.RpcError)
 
 
-def test_a_thread_that_another_server_has_open_is_reported_by_the_text_of_the_refusal():
+def test_a_thread_open_in_another_server_is_recognized_by_the_text_of_the_refusal():
     text = "thread 01a1 already has an active writer"
     assert type(rpc_error(-32600, text, None, "thread/resume")) is errors.ThreadInUse
     assert type(rpc_error(-32603, text)) is errors.InternalRpcError
     assert type(rpc_error(-32600, "thread not found")) is errors.InvalidRequestError
 
 
-def test_a_method_that_the_server_does_not_know_is_reported_by_its_name():
+def test_a_method_that_the_server_does_not_know_is_recognized_by_its_name_in_the_refusal():
     message = "Invalid request: unknown variant `memory/reset`, expected one of `initialize`, `thread/start`"
     exc = rpc_error(-32600, message, None, "memory/reset")
     assert type(exc) is errors.UnsupportedMethod

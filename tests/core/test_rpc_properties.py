@@ -1,4 +1,4 @@
-"""Properties of JSON-RPC without I/O: any bytes, any order, any cuts."""
+"""Properties of the JSON-RPC state: it accepts any bytes, in any order, split anywhere."""
 
 import json
 import re
@@ -91,22 +91,22 @@ def receive_anything(frame):
 
 
 @given(st.binary(max_size=200) | mutated_lines())
-def test_any_bytes_give_an_event_and_at_most_one_answer(line):
+def test_any_bytes_produce_one_event_and_at_most_one_answer(line):
     receive_anything(line)
 
 
 @given(json_values | envelopes)
-def test_any_json_gives_an_event_and_at_most_one_answer(value):
+def test_any_json_produces_one_event_and_at_most_one_answer(value):
     receive_anything(json.dumps(value).encode())
 
 
 @given(st.binary(max_size=200) | mutated_lines() | envelopes.map(lambda value: json.dumps(value).encode()))
-def test_any_head_of_a_line_beyond_the_bound_gives_an_event_and_at_most_one_answer(head):
+def test_any_head_of_a_line_beyond_the_bound_produces_one_event_and_at_most_one_answer(head):
     receive_anything(OversizeLine(head, LIMIT + 1))
 
 
 @given(st.lists(st.binary(max_size=30) | mutated_lines(), max_size=5), st.integers(5, 100))
-def test_any_stream_gives_events(pieces, limit):
+def test_any_stream_produces_events(pieces, limit):
     lines, state = LineBuffer(limit), waiting(3)
     for frame in lines.feed(b"\n".join(pieces)):
         assert isinstance(receive(state, frame), EVENTS)
@@ -115,17 +115,17 @@ def test_any_stream_gives_events(pieces, limit):
 
 
 @pytest.mark.parametrize("start", [b'{"id":1,"result":', b'{"method":"m","emittedAtMs":"x","params":', b""])
-def test_any_depth_gives_an_event(start):
+def test_any_nesting_depth_produces_an_event(start):
     for depth in range(0, 1100, 7):
         line = start + b"[" * depth + b"]" * depth + (b"}" if start else b"")
         receive_anything(line)
 
 
-# -- all of it at once ---------------------------------------------------------------------------------------------
+# -- a model of the state ---------------------------------------------------------------------------------------------
 
 
 class Rpc(RuleBasedStateMachine):
-    """Both sides compared with a model: pending requests, abandoned ones, and the server's open requests."""
+    """Compare the state with a model: pending requests, abandoned ones, and open requests of the server."""
 
     requests = Bundle("requests")
     server_ids = st.integers(0, 3) | st.sampled_from(["0", "a"])
@@ -176,7 +176,7 @@ class Rpc(RuleBasedStateMachine):
         return request_id
 
     @rule()
-    def issue_what_is_not_json(self):
+    def issue_a_value_that_is_not_json(self):
         with pytest.raises(errors.ConnectionClosed if self.closed else errors.LocalProtocolError):
             self.state.request("m", {"a": object()}, "never")
 
@@ -222,7 +222,7 @@ class Rpc(RuleBasedStateMachine):
             self.abandoned.add(request_id)
 
     @rule(request_id=requests)
-    def abandon_and_be_answered_late(self, request_id):
+    def answer_an_abandoned_request_twice(self, request_id):
         self.abandon(request_id)
         self.answer(request_id, None)
         self.answer(request_id, None)
@@ -249,7 +249,7 @@ class Rpc(RuleBasedStateMachine):
         self.expect_one_answer(server_id, self.state.respond(server_id, result))
 
     @rule(server_id=server_ids)
-    def respond_with_what_is_not_json(self, server_id):
+    def respond_with_a_value_that_is_not_json(self, server_id):
         if server_id in self.server_open:
             with pytest.raises(errors.LocalProtocolError):
                 self.state.respond(server_id, object())
@@ -309,7 +309,7 @@ class Rpc(RuleBasedStateMachine):
 TestRpc = Rpc.TestCase
 
 
-# -- many lines at once --------------------------------------------------------------------------------------------
+# -- batches of lines --------------------------------------------------------------------------------------------
 
 LINES = st.sampled_from(
     [
@@ -326,14 +326,14 @@ def said(message):
 
 
 @given(LINES.filter(lambda line: isinstance(line, bytes)))
-def test_a_line_that_was_put_together_means_what_any_other_does(line):
+def test_a_line_in_a_bytearray_is_read_like_one_in_bytes(line):
     one, other = waiting(), waiting()
     assert said(receive(one, bytearray(line))) == said(receive(other, line))
     assert one.junk == other.junk
 
 
 @given(st.lists(LINES, max_size=12))
-def test_lines_mean_together_what_they_mean_one_by_one(lines):
+def test_lines_received_together_are_read_as_if_received_one_by_one(lines):
     together, one_by_one = waiting(), waiting()
     messages = list(together.receive(lines))
     rows = [message for message in messages if isinstance(message, list)]

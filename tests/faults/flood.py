@@ -1,7 +1,7 @@
 """A server that sends many messages, on any number of threads and turns. The input of a turn selects its behavior.
 
-``say N`` writes ``N`` numbered deltas, and serves whatever else is asked meanwhile; ``ask`` wants an approval and ends
-with the answer; ``hang`` ends when it is interrupted; anything else is repeated.
+``say N`` sends ``N`` numbered deltas, and handles other requests between them; ``ask`` requests an approval and
+completes with the answer; ``hang`` ends when it is interrupted; any other input is echoed.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import select
 from server import RESULTS
 
 CHUNK = 500
-"""Deltas between two checks of stdin."""
+"""The number of deltas between two checks of stdin."""
 
 heard = []
 numbers = itertools.count(1)

@@ -1,6 +1,6 @@
 """An MCP server that ignores the end of its stdin and every signal that can be ignored.
 
-Its arguments only identify it in the process list.
+Its arguments only identify it in the process table.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Shared by the fault tests: a session against a misbehaving server, what its caller observed, and leftovers."""
+"""Run a session against a misbehaving server, record what its caller observes, and find leftover processes."""
 
 import itertools
 import math
@@ -18,24 +18,24 @@ from websocket_peer import accept, listening
 
 SERVER = Path(__file__).parent / "server.py"
 BOUND = 10
-"""Seconds in which every session must be over, its budgets included. On an idle machine, none needs nearly as long."""
+"""Seconds within which every session must end, including its timeouts. On an idle machine, all need far less."""
 
 _numbers = itertools.count()
 
 
 @attrs.define
 class Seen:
-    """What the caller of one session observed.
+    """The observations of one session's caller.
 
     Attributes:
         opened: Whether ``open_codex()`` yielded a client.
         error: What the start, ``thread_start()`` or the turn raised.
-        later: What a request after that raised.
-        close_reason: What ``wait_closed()`` returned, if the connection had ended.
+        later: What another request after that raised.
+        close_reason: What ``wait_closed()`` returned if the connection had ended.
         result: The turn's result.
         text: The text that was streamed.
-        events: Methods and raw parameters of events that a plain session does not have: junk, notes, answers.
-        pid: The server.
+        events: Methods and raw parameters of events that an ordinary session does not have: junk, notes, answers.
+        pid: The process id of the server.
     """
 
     opened: bool = False
@@ -49,7 +49,7 @@ class Seen:
 
 
 def configured(*fault, **options):
-    """A client configuration for a server with this fault, and the cookie that identifies all processes that it starts."""
+    """Return a configuration for a server with this fault, and the cookie in the environment of all its processes."""
     cookie = f"trio-codex-fault-{os.getpid()}-{next(_numbers)}"
     config = CodexConfig(
         launch_args_override=[sys.executable, "-I", "-S", str(SERVER), *fault],
@@ -61,7 +61,7 @@ def configured(*fault, **options):
 
 
 def left_of(cookie):
-    """The processes that have the cookie in their environment or command line; none is younger than its parent's end."""
+    """Return the processes that have the cookie in their environment or command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -75,7 +75,7 @@ def left_of(cookie):
 
 
 async def play(*fault, patience=math.inf, over="pipe", **options):
-    """Open a thread, run a turn, and leave; return what was observed. Nothing may be left, whatever the fault."""
+    """Open a thread, run a turn, and close; return the observations. Whatever the fault, no process may be left."""
     seen = Seen()
     with trio.fail_after(BOUND):
         if over == "pipe":
@@ -91,7 +91,7 @@ async def play(*fault, patience=math.inf, over="pipe", **options):
 
 
 async def observe(opening, seen, patience):
-    """Record the observations in a client's session."""
+    """Run the session, and record what it raises."""
     try:
         async with opening as codex:
             seen.opened, seen.pid = True, codex.pid
@@ -104,22 +104,22 @@ async def observe(opening, seen, patience):
                 await look_back(codex, seen)
                 nursery.cancel_scope.cancel()
     except errors.CodexError as exc:
-        assert not seen.opened, "leaving raised what the body had dealt with"
+        assert not seen.opened, "closing raised an error that the body had already handled"
         seen.error = exc
 
 
 @asynccontextmanager
 async def relayed(fault, cookie, *, resets=False):
-    """Serve a server with this fault over WebSockets; yield the URL. Only the first connection meets the fault.
+    """Relay a server with this fault over WebSockets; yield the URL. Only the first connection has the fault.
 
-    A line that is out in part is a fragment. The connection ends with the process, without a close frame.
+    A partly written line is sent as a fragment. The connection ends with the process, without a close frame.
     """
     faults = itertools.chain([fault], itertools.repeat(()))
 
     async def relay(stream):
         command = [sys.executable, "-I", "-S", str(SERVER), *(next(faults) or ["nothing"])]
         peer, _ = await accept(stream)
-        # Trio would start it in a thread, which outlives the test.
+        # Not trio.run_process(): it starts the process in a worker thread, which outlives the test.
         with subprocess.Popen(  # noqa: ASYNC220
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"COOKIE": cookie}
         ) as process:
@@ -146,7 +146,7 @@ async def relayed(fault, cookie, *, resets=False):
 
 
 def taken(pipe):
-    """Return a descriptor of a pipe, and close the pipe."""
+    """Return a duplicate of a pipe's descriptor, and close the pipe."""
     with pipe:
         return os.dup(pipe.fileno())
 
@@ -160,7 +160,7 @@ async def pass_on(source, sink):
 
 
 async def use(codex, seen, patience):
-    """Do what a plain program does, with a timeout for the turn."""
+    """Run one turn, as an ordinary program does, with a timeout."""
     thread = await codex.thread_start()
     turn = None
     with trio.move_on_after(patience):
@@ -172,7 +172,7 @@ async def use(codex, seen, patience):
 
 
 async def look_back(codex, seen):
-    """Send one more request: what came before its answer has come, and a connection that ended says so."""
+    """Send one more request, which shows whether the connection is open. Events sent before its answer have arrived."""
     try:
         await codex.models()
     except errors.ConnectionBroken as exc:
@@ -184,7 +184,7 @@ async def look_back(codex, seen):
 
 
 async def listen(events, seen):
-    """Record the other events of the connection."""
+    """Record the events that an ordinary session does not have."""
     with suppress(errors.ConnectionBroken):
         async for event in events:
             if event.method.startswith(("test/", "trio_codex/")):

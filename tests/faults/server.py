@@ -1,9 +1,9 @@
 """A server that misbehaves once, at a given point. Run as ``python -I -S server.py FAULT [MOMENT POINT]``.
 
-``FAULT`` is ``name`` or ``name:argument``, one of :data:`FAULTS` or :data:`REPLIES`. ``POINT`` names a write of
-:data:`POINTS`, or a place between them: ``boot`` (nothing read yet), ``idle`` (after the handshake), ``close`` (at the
-end of stdin). ``MOMENT`` is ``before``, ``during`` (half of the line is out), ``after`` or ``instead``. Apart from
-the fault, it plays a plain session: one thread, and turns of one message.
+``FAULT`` is ``name`` or ``name:argument``, one of :data:`FAULTS` or :data:`REPLIES`. ``POINT`` is a write of
+:data:`POINTS`, or a time between them: ``boot`` (before anything is read), ``idle`` (after the handshake), ``close`` (at
+EOF on stdin). ``MOMENT`` is ``before``, ``during`` (half of the line is written), ``after`` or ``instead``. Apart from
+the fault, the session is an ordinary one: one thread, and turns of one message.
 """
 
 import json
@@ -46,12 +46,12 @@ RESULTS = {
         "approvalsReviewer": "user",
         "sandbox": {"type": "readOnly"},
     },
-    # Over a connection that looks after a lost one.
+    # For the connection that ends the turns of a lost one.
     "thread/resume": {"initialTurnsPage": {"data": [{"id": "turn-1", "items": [], "status": "completed"}]}},
     "model/list": {"data": [], "nextCursor": None},
 }
 POINTS = ("initialize", "thread/start", "turn/start", "turn/started", "delta", "turn/completed")
-"""Every line of a session, in order."""
+"""The lines that the server writes in a session, in order."""
 
 MESSAGE = "some text"
 MEGABYTE = 1024 * 1024
@@ -72,7 +72,7 @@ def die(name):
 
 
 def pause():
-    """Stop for a while, and continue."""
+    """Suspend the process for a while."""
     me = os.getpid()
     waker = os.fork()
     if waker == 0:
@@ -86,13 +86,13 @@ def pause():
 
 
 def mute():
-    """Do nothing more: neither write nor read."""
+    """Neither read nor write anything more."""
     while True:
         time.sleep(1000)
 
 
 def nothing():
-    """Continue as usual."""
+    """Commit no fault."""
 
 
 def slow():
@@ -102,7 +102,7 @@ def slow():
 
 
 def stubborn():
-    """Ignore every signal that can be ignored, and the end of stdin."""
+    """Ignore EOF on stdin and every signal that can be ignored."""
     global stays
     stays = True
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -110,7 +110,7 @@ def stubborn():
 
 
 def late(seconds):
-    """Take a while to exit, and ignore signals."""
+    """Exit some seconds after EOF, and ignore SIGTERM."""
     global lateness
     lateness = float(seconds)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -135,7 +135,7 @@ def close_stdin():
 
 
 def grandchild(kind):
-    """Leave a process that holds the streams open: a child, one in a session of its own, or a daemon that ignores everything."""
+    """Start a process that holds the streams open: a child, a child in its own session, or a daemon that ignores signals."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         if kind != "child":
@@ -151,17 +151,17 @@ def grandchild(kind):
 
 
 def orphan(kind):
-    """The same, and die of SIGKILL."""
+    """Start such a process, and die by SIGKILL."""
     grandchild(kind)
     die("KILL")
 
 
 def stderr(kind):
-    """Ten megabytes on stderr."""
+    """Write ten megabytes to stderr."""
     piece = {
         "line": b"x",  # without a newline
         "lines": b"x\n",
-        "bytes": b"\xff\xfe\xc3",  # no UTF-8
+        "bytes": b"\xff\xfe\xc3",  # not UTF-8
         "escapes": b"\x1b[31m\x1b]0;title\x07",
         "nul": b"\0",
     }[kind]
@@ -176,7 +176,7 @@ JUNK = {
     "text": b"Loading configuration...\n",
     "nul": b"\0\0\0\n",
     "ansi": b"\x1b[32mINFO\x1b[0m ready\r\n",
-    "no UTF-8": b"\xff\xfe{}\xc3\n",
+    "invalid UTF-8": b"\xff\xfe{}\xc3\n",
     "utf-16": "hello\r".encode("utf-16") + b"\n",
     "bom": b"\xef\xbb\xbf{}\n",
     "truncated": b'{"method":"test/note","params":{"text":"\n',
@@ -193,12 +193,12 @@ JUNK = {
     "method 5": b'{"method":5,"params":{}}\n',
     "stray reply": b'{"id":987654,"result":{}}\n',
     "stray error": b'{"id":"no-such","error":{"code":-32600,"message":"no"}}\n',
-    # These are valid messages, however odd.
+    # The rest are odd but valid messages.
     "U+2028": NOTE % "a\u2028b\u2029c\u0085d".encode(),
     "carriage return": NOTE.replace(b"\n", b"\r\n") % b"a",
     "duplicate keys": b'{"method":"test/old","method":"test/note","params":{"text":"a","text":"b"}}\n',
     "deep params": b'{"method":"test/note","params":' + b"[" * 500 + b"]" * 500 + b"}\n",
-    "params in no UTF-8": b'{"method":"test/note","params":{"text":"\xff\xfe"}}\n',
+    "params in invalid UTF-8": b'{"method":"test/note","params":{"text":"\xff\xfe"}}\n',
     "params null": b'{"method":"test/note","params":null}\n',
     "no params": b'{"method":"test/note"}\n',
     "unknown members": b'{"jsonrpc":"2.0","method":"test/note","params":{},"more":[{}],"emittedAtMs":"soon"}\n',
@@ -208,7 +208,7 @@ MESSAGES = (
     "carriage return",
     "duplicate keys",
     "deep params",
-    "params in no UTF-8",
+    "params in invalid UTF-8",
     "params null",
     "no params",
     "unknown members",
@@ -226,7 +226,7 @@ DRIFT = {
         "item/completed",
         {**TURN, "item": {"type": "hologram", "id": "i"}, "completedAtMs": 0},
     ),
-    "an item that is text": ("item/completed", {**TURN, "item": "hologram", "completedAtMs": 0}),
+    "an item that is a string": ("item/completed", {**TURN, "item": "hologram", "completedAtMs": 0}),
     "an item without an id": (
         "item/completed",
         {**TURN, "item": {"type": "agentMessage"}, "completedAtMs": 0},
@@ -244,15 +244,18 @@ DRIFT = {
         "item/agentMessage/delta",
         {"threadId": 1, "turnId": 2, "itemId": 3, "delta": "x"},
     ),
-    "a turn that nobody started": (
+    "the end of an unknown turn": (
         "turn/completed",
         {"threadId": "other", "turn": {"id": "other", "status": 7}},
     ),
-    "a start of no turn": ("turn/started", {"threadId": "thread-1", "turn": None}),
-    "a withdrawal of nothing": ("serverRequest/resolved", {"threadId": "thread-1", "requestId": 99}),
+    "a turn/started without a turn": ("turn/started", {"threadId": "thread-1", "turn": None}),
+    "a withdrawal of an unknown request": (
+        "serverRequest/resolved",
+        {"threadId": "thread-1", "requestId": 99},
+    ),
     "a withdrawal without an id": ("serverRequest/resolved", {"threadId": "thread-1", "requestId": None}),
     "an error without a reason": ("error", {**TURN, "willRetry": "perhaps"}),
-    "usage that is text": ("thread/tokenUsage/updated", {**TURN, "tokenUsage": "much"}),
+    "usage that is a string": ("thread/tokenUsage/updated", {**TURN, "tokenUsage": "much"}),
     "params that are a list": ("item/agentMessage/delta", [TURN]),
 }
 
@@ -272,8 +275,11 @@ ASKED = {
     "a tool call": ("item/tool/call", COMMAND),
     "a question": ("item/tool/requestUserInput", COMMAND),
     "a token refresh": ("account/chatgptAuthTokens/refresh", {}),
-    "an approval that cannot be read": ("item/commandExecution/requestApproval", [None]),
-    "an approval of no thread": ("item/commandExecution/requestApproval", {**COMMAND, "threadId": "other"}),
+    "an unreadable approval": ("item/commandExecution/requestApproval", [None]),
+    "an approval for an unknown thread": (
+        "item/commandExecution/requestApproval",
+        {**COMMAND, "threadId": "other"},
+    ),
     "an approval that is too long": (
         "item/commandExecution/requestApproval",
         {**COMMAND, "command": "x" * 100_000},
@@ -282,7 +288,7 @@ ASKED = {
 
 
 def ask(kind):
-    """Send a request, and report its answer in ``test/answered``."""
+    """Send a request, and report the answer in ``test/answered``."""
     method, params = ASKED[kind]
     put(line_of({"id": "ask", "method": method, "params": params}))
     while "ask" not in answers:
@@ -310,17 +316,17 @@ FAULTS = {
     "ask": ask,
 }
 
-# -- replies: what is written instead of one ---------------------------------------------------------------------------
+# -- replies: what is written instead of the usual one ---------------------------------------------------------------------------
 
 ERROR = {"code": -32603, "message": "it broke"}
 REPLIES = {
     "never": lambda message: [],
     "twice": lambda message: [message, message],
-    "after one under an unknown id": lambda message: [{**message, "id": 987654}, message],
-    "after one under the id as text": lambda message: [{**message, "id": str(message["id"])}, message],
-    "after one under null": lambda message: [{**message, "id": None}, message],
-    "after one under true": lambda message: [{**message, "id": True}, message],
-    "after one under a float": lambda message: [{**message, "id": message["id"] + 0.5}, message],
+    "after one with an unknown id": lambda message: [{**message, "id": 987654}, message],
+    "after one with the id as a string": lambda message: [{**message, "id": str(message["id"])}, message],
+    "after one with the id null": lambda message: [{**message, "id": None}, message],
+    "after one with the id true": lambda message: [{**message, "id": True}, message],
+    "after one with a float as its id": lambda message: [{**message, "id": message["id"] + 0.5}, message],
     "then as an error": lambda message: [message, {"id": message["id"], "error": ERROR}],
     "with a result and an error": lambda message: [{**message, "error": ERROR}],
     "with neither": lambda message: [{"id": message["id"]}],
@@ -329,14 +335,14 @@ REPLIES = {
     "as an error with code -32001": lambda message: [
         {"id": message["id"], "error": {"code": -32001, "message": "Server overloaded; retry later."}}
     ],
-    "as an error with a code of text": lambda message: [
+    "as an error with a string as its code": lambda message: [
         {"id": message["id"], "error": {"code": "E", "message": ""}}
     ],
     "as an error without a message": lambda message: [{"id": message["id"], "error": {"code": -32603}}],
-    "as an error that is text": lambda message: [{"id": message["id"], "error": "it broke"}],
+    "as an error that is a string": lambda message: [{"id": message["id"], "error": "it broke"}],
     "as an error that is null": lambda message: [{"id": message["id"], "error": None}],
-    "with a result of text": lambda message: [{"id": message["id"], "result": "done"}],
-    "with a result of null": lambda message: [{"id": message["id"], "result": None}],
+    "with a string as its result": lambda message: [{"id": message["id"], "result": "done"}],
+    "with null as its result": lambda message: [{"id": message["id"], "result": None}],
     "with a result that is a list": lambda message: [{"id": message["id"], "result": []}],
     "with an empty result": lambda message: [{"id": message["id"], "result": {}}],
     "with unknown members": lambda message: [
@@ -344,7 +350,7 @@ REPLIES = {
     ],
     "too long": lambda message: [{"id": message["id"], "result": {"x": "x" * 100_000}}],
     "cut off": lambda message: [line_of(message)[:-10] + b"\n"],
-    "in no UTF-8": lambda message: [b'{"id":%d,"result":{"x":"\xff\xfe"}}\n' % message["id"]],
+    "in invalid UTF-8": lambda message: [b'{"id":%d,"result":{"x":"\xff\xfe"}}\n' % message["id"]],
     "too deep": lambda message: [
         b'{"id":%d,"result":%s%s}\n' % (message["id"], b"[" * 100_000, b"]" * 100_000)
     ],
@@ -395,7 +401,7 @@ def line_of(message):
 
 
 def strike(where):
-    """Commit the fault, if it is due here."""
+    """Commit the fault if this is its point."""
     global fault
     if where == point and fault:
         name, _, argument = fault.partition(":")
@@ -419,7 +425,7 @@ def write(where, message):
         put(line)
         strike(where)
     else:
-        # Once: a repeated request is answered.
+        # Only once: a retried request is answered normally.
         reply, fault = REPLIES[fault.partition(":")[2]], ""
         for part in reply(message):
             put(line_of(part))

@@ -1,6 +1,6 @@
-"""Every fault of a server at every point of a session: what its caller sees, within which bound, and that nothing is left.
+"""Every fault at every point of a session: the caller gets the documented error in time, and no process is left.
 
-The tests of each function cover its own faults; here a whole client meets a whole process.
+Unit tests cover the same faults layer by layer; here a complete client talks to a server process.
 """
 
 import signal
@@ -13,10 +13,10 @@ from faults.observed_session import configured, left_of, play
 from faults.server import ASKED, DRIFT, JUNK, MESSAGE, MESSAGES, POINTS
 from trio_codex import TurnStatus, errors, open_codex
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 BUDGETS = {"request_timeout": 0.4, "interrupt_grace": 0.2, "stop_grace": 0.3}
-"""For servers that have gone silent: the caller waits no longer than these."""
+"""Short timeouts for servers that have stopped responding."""
 
 
 @pytest.fixture
@@ -31,17 +31,17 @@ def tried(record_property):
 
 
 def cell(*values, slow=False):
-    """One row of a table, with an id that is easy to read and type."""
+    """Return one parameter set, with an id that is easy to read and to type."""
     marks = [pytest.mark.long] if slow else []
     return pytest.param(*values, id=" ".join(map(str, values)).replace(":", "-"), marks=marks)
 
 
 TOO_LONG = {"oversize", "oversize text", "very deep", "too long", "too deep", "an approval that is too long"}
-"""Longer than ``max_line_bytes``. A line can be skipped, a WebSocket cannot go on behind such a message."""
+"""Messages longer than ``max_line_bytes``. A pipe skips the line; a WebSocket connection ends."""
 
 
 def transports(kinds, *, every_day=False):
-    """Each kind over a pipe, and over a WebSocket unless it ends one."""
+    """Parametrize with each kind over a pipe, and over a WebSocket unless it ends the connection."""
     return pytest.mark.parametrize(
         ("kind", "over"),
         [
@@ -61,7 +61,7 @@ SUDDEN = {
 
 
 def lines_out(moment, point):
-    """How many whole lines the client receives."""
+    """Return how many complete lines the client receives."""
     return POINTS.index(point) + (moment == "after")
 
 
@@ -91,7 +91,7 @@ async def test_the_death_of_the_server_fails_waiting_calls_with_its_exit_status(
     )
     assert seen.later is not seen.close_reason
     assert seen.later.args == seen.close_reason.args
-    if out < 3:  # the opening of the thread, or the start of the turn, was not answered
+    if out < 3:  # thread/start or turn/start was not answered
         assert type(seen.error) is errors.ServerExited
         assert seen.error.args == seen.close_reason.args
     elif out < 6:
@@ -170,7 +170,7 @@ async def test_with_a_silent_server_no_call_exceeds_its_timeout(fault, moment, p
         assert type(seen.close_reason) is errors.ConnectionBroken
         assert "turn (starting)" in seen.close_reason.reason
         assert seen.close_reason.pid == seen.pid
-    elif out < 6:  # the caller lost patience, the turn could not be ended, and the server had to go
+    elif out < 6:  # the timeout cancelled the turn, which could not be ended, so the server was killed
         assert seen.error is None
         assert seen.result.status is TurnStatus.lost
         assert seen.text == (MESSAGE if out == 5 else "")
@@ -219,14 +219,14 @@ async def test_with_a_silent_attached_server_no_call_exceeds_its_timeout_and_the
 
 @pytest.mark.parametrize("point", [cell(point, slow=point in ("delta", "turn/started")) for point in POINTS])
 async def test_with_a_missing_line_no_call_exceeds_its_timeout(point, tried):
-    tried("a line is left out", point)
+    tried("a missing line", point)
     start_timeout = {"start_timeout": 0.5} if point == "initialize" else {}
     seen = await play("reply:never", "instead", point, patience=1, **BUDGETS, **start_timeout)
     match point:
         case "initialize":
             assert type(seen.error) is errors.StartTimeout
         case "thread/start" | "turn/start":
-            # The turn runs all the same, and ends; only its id never comes.
+            # The turn runs to its end, but the client never receives its id.
             assert type(seen.error) is errors.RequestTimeout
             assert seen.error.method == point
         case "turn/started" | "delta":
@@ -238,7 +238,7 @@ async def test_with_a_missing_line_no_call_exceeds_its_timeout(point, tried):
     assert seen.close_reason is None
 
 
-# -- the server is odd, but does its work ------------------------------------------------------------------------------
+# -- the server is odd, but works ------------------------------------------------------------------------------
 
 HARMLESS = (
     "nothing",
@@ -266,7 +266,7 @@ PLACES = (
         cell(
             fault,
             where,
-            # For faults that hold streams open or flood them, the default run tries one place.
+            # By default, each fault runs at one place, and two of them also while the server is closed.
             slow=where != "during delta"
             and not (where == "close" and fault in ("stubborn", "grandchild:daemon")),
         )
@@ -288,7 +288,7 @@ async def test_an_odd_but_working_server_completes_the_session_and_is_ended(faul
         cell(fault, where, slow=where != "during delta")
         for fault in ("nothing", "slow", "pause")
         for where in PLACES
-        if (fault, where) != ("pause", "close")  # it does not see the end of the connection
+        if (fault, where) != ("pause", "close")  # a suspended server does not see the end of the connection
     ],
 )
 async def test_an_odd_but_working_attached_server_completes_the_session(fault, where, tried):
@@ -299,7 +299,7 @@ async def test_an_odd_but_working_attached_server_completes_the_session(fault, w
     assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
 
 
-# -- it closes one stream only -----------------------------------------------------------------------------------------
+# -- the server closes one of its streams -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ async def test_an_odd_but_working_attached_server_completes_the_session(fault, w
         for where in ("boot", "idle", "before thread/start", "before turn/start", "before delta")
     ],
 )
-async def test_a_stdout_that_is_closed_or_held_open_by_another_is_the_end_of_the_connection(
+async def test_the_connection_ends_if_stdout_is_closed_or_a_dead_servers_child_holds_it_open(
     fault, where, tried
 ):
     tried(fault, where)
@@ -335,7 +335,7 @@ async def test_a_stdout_that_is_closed_or_held_open_by_another_is_the_end_of_the
         for where in ("boot", "before thread/start", "before turn/start", "before delta")
     ],
 )
-async def test_a_server_that_closes_its_stdin_is_mute_until_the_next_line_to_it_breaks(where, tried):
+async def test_a_server_that_closes_its_stdin_is_noticed_at_the_next_write(where, tried):
     tried("close_stdin", where)
     moment, _, point = where.rpartition(" ")
     budgets = {"request_timeout": 1.5, "interrupt_grace": 0.3, "stop_grace": 0.3}
@@ -353,12 +353,12 @@ async def test_a_server_that_closes_its_stdin_is_mute_until_the_next_line_to_it_
         assert seen.close_reason.pid == seen.pid
 
 
-# -- it does not read any more, with a large write under way -----------------------------------------------------------
+# -- the server stops reading during a large write -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("then", ["closed", "killed"])
 async def test_a_large_write_to_a_server_that_does_not_read_blocks_no_other_task(then, tried):
-    tried("mute", f"idle, with 8 MB under way, then {then}")
+    tried("mute", f"idle, during a write of 8 MB, then {then}")
     config, cookie = configured("mute", "", "idle", **BUDGETS)
     outcomes = []
 
@@ -381,7 +381,7 @@ async def test_a_large_write_to_a_server_that_does_not_read_blocks_no_other_task
     assert left_of(cookie) == []
 
 
-# -- it misbehaves while it is being closed ----------------------------------------------------------------------------
+# -- the server misbehaves while it is closed ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [*SUDDEN, "die:STOP", "mute", "stubborn", "close_stdout", "orphan:daemon"])
@@ -405,7 +405,7 @@ async def test_a_useless_line_is_reported_and_has_no_effect(kind, point, over, t
     seen = await play(f"junk:{kind}", "before", point, over=over)
     assert seen.error is seen.later is None
     assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
-    if point == "initialize":  # nobody could listen yet
+    if point == "initialize":  # no listener is possible yet
         return
     ((method, params),) = seen.events
     if kind not in MESSAGES:
@@ -423,36 +423,36 @@ async def test_a_useless_line_is_reported_and_has_no_effect(kind, point, over, t
 
 GOOD = {
     "twice": 1,
-    "after one under an unknown id": 1,
-    "after one under the id as text": 1,
-    "after one under null": 1,
-    "after one under true": 1,
-    "after one under a float": 1,
+    "after one with an unknown id": 1,
+    "after one with the id as a string": 1,
+    "after one with the id null": 1,
+    "after one with the id true": 1,
+    "after one with a float as its id": 1,
     "then as an error": 1,
     "with unknown members": 0,
-    "as an error with code -32001": 0,  # the request was not taken, and is sent again
+    "as an error with code -32001": 0,  # the server did not take the request, so it is sent again
 }
-"""Usable replies, and how much junk comes with them."""
+"""Usable replies, with the number of junk events that accompany each."""
 
 BAD = {
     "with a result and an error": errors.InvalidMessage,
     "with neither": errors.InvalidMessage,
     "as an error": errors.InternalRpcError,
     "as an error with code 0": errors.RpcError,
-    "as an error with a code of text": errors.InvalidMessage,
+    "as an error with a string as its code": errors.InvalidMessage,
     "as an error without a message": errors.InvalidMessage,
-    "as an error that is text": errors.InvalidMessage,
+    "as an error that is a string": errors.InvalidMessage,
     "as an error that is null": errors.InvalidMessage,
-    "with a result of text": errors.DecodeError,
-    "with a result of null": errors.DecodeError,
+    "with a string as its result": errors.DecodeError,
+    "with null as its result": errors.DecodeError,
     "with a result that is a list": errors.DecodeError,
     "with an empty result": errors.DecodeError,
     "too long": errors.FrameTooLong,
     "cut off": errors.InvalidMessage,
-    "in no UTF-8": errors.RemoteProtocolError,
+    "in invalid UTF-8": errors.RemoteProtocolError,
     "too deep": errors.RemoteProtocolError,
 }
-"""Replies that fail the request that they answer, and nothing else."""
+"""Replies that fail the request they answer, and nothing else."""
 
 REQUESTS = ("initialize", "thread/start", "turn/start")
 
@@ -480,7 +480,7 @@ async def test_an_invalid_reply_fails_only_its_request(kind, point, over, tried)
         return
     assert seen.later is None
     if point == "turn/start" and seen.error is None:
-        # The events of the turn contain its id as well, if they arrive with the answer.
+        # The id of the turn can also be taken from its events, if they arrive with the answer.
         assert issubclass(errors.DecodeError, BAD[kind])
         assert (seen.result.id, seen.result.status) == ("turn-1", TurnStatus.completed)
         return
@@ -500,7 +500,9 @@ async def test_an_invalid_reply_fails_only_its_request(kind, point, over, tried)
         cell("ask:an approval that is too long", "before", "turn/completed"),
     ],
 )
-async def test_a_message_that_is_too_long_ends_a_websocket_with_what_to_change(fault, moment, point, tried):
+async def test_a_message_that_is_too_long_ends_a_websocket_and_the_error_names_the_option(
+    fault, moment, point, tried
+):
     tried(f"{fault}, over a WebSocket", f"{moment} {point}")
     seen = await play(fault, moment, point, over="websocket")
     assert type(seen.close_reason) is errors.ConnectionBroken
@@ -530,7 +532,7 @@ async def test_unknown_messages_of_a_newer_server_have_no_effect(kind, over, tri
         ("end too long", TurnStatus.lost),
     ],
 )
-async def test_a_turn_that_ends_in_an_unknown_way_has_ended(kind, status, tried):
+async def test_a_turn_with_an_unknown_terminal_status_has_ended(kind, status, tried):
     tried(f"drift: {kind}", "turn/completed")
     seen = await play(f"reply:{kind}", "instead", "turn/completed")
     assert (type(seen.error) if seen.error else None) is (errors.TurnLost if kind == "end too long" else None)
@@ -543,8 +545,8 @@ async def test_a_turn_that_ends_in_an_unknown_way_has_ended(kind, status, tried)
 # -- requests of the server --------------------------------------------------------------------------------------------
 
 
-NO_TURN = {"a token refresh", "an approval that cannot be read", "an approval of no thread"}
-"""What concerns no turn of the client. A server with other clients asks those, too: this client leaves it to them."""
+NO_TURN = {"a token refresh", "an unreadable approval", "an approval for an unknown thread"}
+"""Requests that belong to no turn of this client. On a shared server, they are left to the other clients."""
 
 
 @pytest.mark.parametrize(
@@ -561,7 +563,7 @@ NO_TURN = {"a token refresh", "an approval that cannot be read", "an approval of
     ],
 )
 async def test_every_server_request_is_answered_and_nothing_is_granted(kind, point, over, tried):
-    # What is asked while a thread is being opened waits for the answer to that.
+    # While a thread is being opened, its requests are held until the answer to thread/start.
     moment = "after" if point == "thread/start" else "before"
     tried(f"asks for {kind}", f"{moment} {point}")
     seen = await play(f"ask:{kind}", moment, point, over=over)

@@ -1,4 +1,4 @@
-"""Many turns at once, and slow consumers: nothing is lost, no other consumer waits, and memory is bounded."""
+"""Many concurrent turns, and slow consumers: nothing is lost, nothing else waits, and memory is bounded."""
 
 import os
 import statistics
@@ -32,7 +32,7 @@ async def flooding(seconds=30, **options):
 # -- many turns --------------------------------------------------------------------------------------------------------
 
 
-async def test_five_hundred_turns_at_once_each_see_their_own_and_need_no_thread():
+async def test_five_hundred_concurrent_turns_each_get_their_own_events_and_use_no_threads():
     seen = {}
     async with flooding() as codex:
         threads = threading.active_count()
@@ -52,17 +52,17 @@ async def test_five_hundred_turns_at_once_each_see_their_own_and_need_no_thread(
 
 
 SLOWER_AT_MOST = 5
-"""An interrupt under load against one alone. The client's share is some 0.3 ms; the rest is the fake and the machine."""
+"""The allowed ratio of an interrupt under load to one without. The client needs some 0.3 ms; the fake and the machine take the rest."""
 
 
 async def median_of_interrupts(codex, count=15):
-    """Seconds from the cancellation of a turn to the proof that it has ended."""
+    """Return the median time in seconds from the cancellation of a turn to its terminal event."""
     thread = await codex.thread_start()
     taken = []
     for _ in range(count):
         with trio.CancelScope() as scope:
             async with thread.turn("hang") as turn:
-                await turn.__anext__()  # it has been announced
+                await turn.__anext__()  # the turn has been announced
                 start = trio.current_time()
                 scope.cancel()
                 await trio.sleep_forever()
@@ -117,14 +117,14 @@ async def test_an_interrupt_takes_as_long_with_twenty_other_turns_open_on_the_re
 # -- a consumer that never reads ---------------------------------------------------------------------------------------
 
 ROOM = 4 * 1024 * 1024
-"""Bytes for everything but text: a thousand unmerged events, and the other turns."""
+"""Bytes allowed for everything but the text: a thousand unmerged events, and the other turns."""
 
 
 @pytest.mark.parametrize(
     "count",
     [pytest.param(50_000, id="50k"), pytest.param(1_000_000, id="a million", marks=pytest.mark.long)],
 )
-async def test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues(count):
+async def test_unread_deltas_are_merged_without_loss_while_everything_else_continues(count):
     expected = "".join(f"{number} " for number in range(count))
     turns, approvals = 0, 0
 
@@ -166,5 +166,5 @@ async def test_deltas_that_nobody_reads_are_merged_without_loss_while_everything
     assert events[-1].method == "turn/completed"
     assert turn.result.status is TurnStatus.completed
     assert peak < ROOM + 4 * len(expected)
-    # Each answer waits behind what is in the pipe already, which is a megabyte at most.
+    # The other turns make progress, although each of their messages waits behind the deltas already in the pipe.
     assert min(met) >= 1

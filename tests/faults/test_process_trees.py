@@ -1,4 +1,4 @@
-"""Processes that the real server starts: none outlives the client, however the client, the server or Python ends."""
+"""No process below the real server outlives the client, however the client, the server or Python ends."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ from trio_codex.testing import Command, Hang, MockModel, Response, Text, ToolCal
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(sys.platform != "linux", reason="there is a guard on Linux only"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the guard process requires Linux"),
 ]
 
 BOUND = 20
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def marker():
-    """A duration for which no other process sleeps."""
+    """Return a duration for which no other process sleeps, so that it identifies processes."""
     return f"{os.getpid()}{next(_numbers):03}."
 
 
@@ -85,14 +85,14 @@ async def test_a_client_leaves_no_process_of_its_tree_behind(end, marker):
     "number",
     [
         signal.SIGKILL,
-        # On this it ends its commands itself; on the other two their children in other sessions would stay.
+        # On SIGTERM, the server ends its commands itself. On the next two, it leaves their children in other sessions.
         pytest.param(signal.SIGTERM, marks=pytest.mark.long),
         pytest.param(signal.SIGINT, marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, marks=pytest.mark.long),
     ],
     ids=lambda number: number.name,
 )
-async def test_when_the_server_dies_its_tree_ends_before_the_client_is_left(number, marker):
+async def test_when_the_server_dies_its_tree_ends_before_the_client_closes(number, marker):
     with trio.fail_after(BOUND):
         async with grown(marker, **BUDGETS) as codex:
             os.kill(codex.pid, number)
@@ -107,14 +107,14 @@ async def test_when_the_server_dies_its_tree_ends_before_the_client_is_left(numb
 @pytest.mark.parametrize(
     "stopped",
     [False, pytest.param(True, marks=pytest.mark.long)],
-    ids=["the server runs", "the server is stopped"],
+    ids=["the server runs", "the server is suspended"],
 )
 async def test_when_python_is_killed_the_tree_is_gone_within_5_seconds(stopped, marker, tmp_path):
     program = Path(__file__).parent / "trees.py"
     path = os.pathsep.join([str(program.parents[1]), str(program.parents[2] / "src")])
     with (
         trio.fail_after(BOUND),
-        subprocess.Popen(  # noqa: ASYNC220  # it returns at once
+        subprocess.Popen(  # noqa: ASYNC220  # it does not wait
             [sys.executable, str(program), marker],
             env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": path},
             stdout=subprocess.PIPE,
@@ -129,7 +129,7 @@ async def test_when_python_is_killed_the_tree_is_gone_within_5_seconds(stopped, 
                 os.kill(server, signal.SIGSTOP)
         finally:
             client.kill()
-        await gone(server, *tree.values())  # within 5 s
+        await gone(server, *tree.values())  # waits at most 5 s
         assert tree_of(marker) == {}
 
 
@@ -162,7 +162,7 @@ async def test_the_end_of_one_client_does_not_affect_the_tree_of_another(end, ma
         assert tree_of(marker) == {}
 
 
-# -- what an interrupted turn started ----------------------------------------------------------------------------------
+# -- commands of an interrupted turn ----------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -187,7 +187,7 @@ async def test_the_command_of_an_agent_ends_with_the_interrupted_turn_that_spawn
             with trio.CancelScope() as scope:
                 async with thread.turn("parent work") as turn:
                     await until(lambda: tree_of(marker))
-                    if behind:  # its model is asked again once the command has gone to the background
+                    if behind:  # the model is called again once the command is in the background
                         await model.wait_for_requests(4)
                     scope.cancel()
             assert turn.result.status is TurnStatus.interrupted

@@ -1,4 +1,4 @@
-"""Faults that can be provoked in the real server: death by any signal, and being stopped for a while."""
+"""Faults that can be provoked in the real server: death by a signal, and suspension."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from faults.observed_session import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
+pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def cell(record_property):
 
 @asynccontextmanager
 async def offline(**options):
-    """The real server, with a model that sends half of its response; nothing of it may be left."""
+    """Run the real server with a model that stops halfway through its response; fail if a process is left."""
     cookie = f"trio-codex-real-fault-{os.getpid()}"
     with trio.fail_after(20):
         async with MockModel() as model:
@@ -44,14 +44,17 @@ async def offline(**options):
 @pytest.mark.parametrize(
     ("number", "returncode"),
     [
-        pytest.param(signal.SIGABRT, -signal.SIGABRT, id="ABRT"),  # it survives one SIGSEGV from outside
-        pytest.param(signal.SIGTERM, 0, id="TERM"),  # it exits in order
+        # Not SIGSEGV: the server survives a single one from another process.
+        pytest.param(signal.SIGABRT, -signal.SIGABRT, id="ABRT"),
+        pytest.param(signal.SIGTERM, 0, id="TERM"),  # the server exits cleanly
         pytest.param(signal.SIGKILL, -signal.SIGKILL, id="KILL", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, -signal.SIGINT, id="INT", marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, -signal.SIGHUP, id="HUP", marks=pytest.mark.long),
     ],
 )
-async def test_the_real_server_killed_in_a_turn_loses_the_turn_with_how_it_ended(number, returncode, cell):
+async def test_killing_the_real_server_in_a_turn_loses_the_turn_with_the_exit_status(
+    number, returncode, cell
+):
     cell(f"die:{number.name[3:]}", "in a turn")
     async with offline() as (codex, _):
         thread = await codex.thread_start()
@@ -68,7 +71,7 @@ async def test_the_real_server_killed_in_a_turn_loses_the_turn_with_how_it_ended
             await codex.models()
 
 
-async def test_the_real_server_stopped_in_a_turn_and_continued_continues(cell):
+async def test_a_turn_survives_a_pause_of_the_real_server(cell):
     cell("pause", "in a turn")
     async with offline() as (codex, gate):
         thread = await codex.thread_start()
@@ -87,7 +90,7 @@ async def test_the_real_server_stopped_in_a_turn_and_continued_continues(cell):
         assert turn.result.status is TurnStatus.completed
 
 
-async def test_with_a_stopped_real_server_no_call_exceeds_its_timeout(cell):
+async def test_with_a_suspended_real_server_no_call_exceeds_its_timeout(cell):
     cell("die:STOP", "in a turn")
     async with offline(interrupt_grace=0.3, stop_grace=0.3) as (codex, _):
         thread = await codex.thread_start()

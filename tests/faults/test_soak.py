@@ -1,4 +1,4 @@
-"""Hours of use in minutes: sessions that end in every way, and one that goes on. At the end, nothing has accumulated."""
+"""Hundreds of sessions that end in every way, and one session of a thousand turns: no resources accumulate."""
 
 import faulthandler
 import gc
@@ -21,11 +21,11 @@ from trio_codex.testing import MockModel, Response, Text, offline_home
 pytestmark = [
     pytest.mark.real,
     pytest.mark.long,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 
 MEMORY_GROWTH = 1024 * 1024
-"""Bytes that the library may hold more than after the warm-up: caches of hooks, and nothing for each turn or session."""
+"""How many bytes the library may allocate after the warm-up. Caches of hooks grow; turns and sessions leave nothing."""
 
 
 class Stop(Exception):
@@ -33,7 +33,7 @@ class Stop(Exception):
 
 
 def held_by_the_library():
-    """Bytes allocated by lines of the library that are still in use, without its stand-ins for tests."""
+    """Return the number of live bytes that the library has allocated, without its testing package."""
     gc.collect()
     root = Path(sys.modules["trio_codex"].__file__).parent
     ours = tracemalloc.Filter(True, f"{root}/*")
@@ -43,7 +43,7 @@ def held_by_the_library():
 
 
 def inventory():
-    """The resources of this process, except sockets, which the stand-in for the model closes in its own time."""
+    """Return the resources of this process, except sockets, which the scripted model closes with a delay."""
     gc.collect()
     children = {process.pid for process in _guard.descendants(os.getpid())}
     open_now = {(fd, link) for fd, link in descriptors().items() if not link.startswith("socket:")}
@@ -55,14 +55,14 @@ def sockets():
 
 
 async def until_as_few_sockets(count):
-    """Wait for the stand-in to close its ends of the connections to servers that have ended."""
+    """Wait for the scripted model to close its connections to servers that have exited."""
     with trio.fail_after(10):
         await until(lambda: sockets() <= count)
 
 
 @pytest.fixture
 def traced():
-    faulthandler.cancel_dump_traceback_later()  # more than a minute is no sign of a deadlock here
+    faulthandler.cancel_dump_traceback_later()  # this test takes more than a minute, which would look like a deadlock
     tracemalloc.start()
     yield
     tracemalloc.stop()
@@ -75,7 +75,7 @@ WAYS = ("run", "cancelled turn", "exception", "killed", "closed early", "no turn
 
 
 async def use(codex, how, dice):
-    """Use a client, and end in one of many ways."""
+    """Use a client, and end its session in the given way."""
     thread = await codex.thread_start()
     match how:
         case "run":

@@ -1,4 +1,4 @@
-"""A real server with child processes of every kind that is hard to end. As a program, it is a client that waits to be killed."""
+"""Run the real server with child processes that are hard to end. As a program, wait to be killed."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ from trio_codex import CodexConfig, Sandbox, errors, open_codex
 from trio_codex.testing import Command, MockModel, Response, Text, offline_home
 
 KINDS = ("plain", "session", "background", "sandboxed", "mcp")
-"""A command of a running turn, a child of it in a session of its own, one that went to the background, one in the
-sandbox, and an MCP server that ignores the end of its stdin and SIGTERM."""
+"""A command of a running turn, its child in another session, a command in the background, a sandboxed command, and an
+MCP server that ignores SIGTERM and EOF on its stdin."""
 
 
 def tree_of(marker):
-    """The processes of a tree by kind: those that have the marker in their command line and wait for nobody else."""
+    """Return the processes of a tree by kind: those whose command line contains the marker. Wrappers are left out."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -37,11 +37,11 @@ def tree_of(marker):
 
 @asynccontextmanager
 async def grown(marker, **options):
-    """A client whose server has one process of each kind below it.
+    """Yield a client whose server has one process of each kind below it.
 
     Args:
         marker: A number of seconds for which no other process sleeps.
-        **options: For the configuration of the client.
+        **options: Options of the client's configuration.
     """
     plain, session, background, sandboxed, mcp = (f"{marker}{number}" for number in range(len(KINDS)))
     server = str(Path(__file__).parent / "mcp_server.py")
@@ -60,14 +60,14 @@ async def grown(marker, **options):
                 await grow(codex, model, nursery, "be careful", f"exec sleep {sandboxed}", Sandbox.read_only)
                 command = f"setsid sleep {session} & exec sleep {plain}"
                 await grow(codex, model, nursery, "run it", command, Sandbox.full_access)
-                while tree_of(marker).keys() != {*KINDS}:  # noqa: ASYNC110  # they tell nobody that they are there
+                while tree_of(marker).keys() != {*KINDS}:  # noqa: ASYNC110  # processes send no event when they start
                     await trio.sleep(0.01)
                 yield codex
                 nursery.cancel_scope.cancel()
 
 
 async def grow(codex, model, nursery, words, command, sandbox):
-    """Have the agent run a command: to its end, or until it moves to the background."""
+    """Let the agent run a command in the foreground, or until it moves to the background."""
     behind = words == "leave one behind"
     script = model.script(words, default=Response(Text("it runs")))
     script.respond(Command(command, yield_time_ms=250 if behind else 60_000))
@@ -79,7 +79,7 @@ async def grow(codex, model, nursery, words, command, sandbox):
 
 
 async def run(thread, words):
-    """Run a turn until something else ends it, such as the server's death."""
+    """Run a turn that ends with the client or the server."""
     with suppress(errors.TurnLost):
         await thread.run(words)
 

@@ -1,7 +1,7 @@
-"""A fuzz target of all that reads what the server writes, guided by the coverage of those modules (atheris).
+"""A fuzz target for the code that reads the server's output, guided by coverage (atheris).
 
-Run as a program: ``readers.py [OPTION OF LIBFUZZER…] DIRECTORY…``. The first byte of an input names the reader. An
-exception is a finding; each reader documents those that it allows.
+Run as a program: ``readers.py [OPTION OF LIBFUZZER…] DIRECTORY…``. The first byte of an input selects the reader. Any
+exception is a finding, except those that the reader's docstring allows.
 """
 
 import sys
@@ -40,7 +40,7 @@ SERVER_REQUESTS = sorted(wire.SERVER_REQUESTS)
 
 
 def framing(data):
-    """The first byte is the bound, the second how the rest is cut. Accepts no exception."""
+    """Split a stream. The first byte is the bound, the second the chunk size. Allows no exception."""
     if len(data) < 2:
         return
     limit, step, stream = data[0] + 1, data[1] + 1, data[2:]
@@ -59,7 +59,7 @@ def framing(data):
 
 
 def rpc(data):
-    """Lines of a server to a client that has three requests open, one of them given up. Accepts no exception."""
+    """Receive lines in a state with two pending requests and an abandoned one. Allows no exception."""
     if not data:
         return
     lines, state = LineBuffer(4 * data[0] + 64), RpcState(4 * data[0] + 64)
@@ -92,7 +92,7 @@ def rpc(data):
 
 
 def notification(data):
-    """The first byte names the method, the rest is its parameters. Accepts no exception."""
+    """Decode a notification. The first byte selects the method, the rest is the parameters. Allows no exception."""
     if not data:
         return
     method = NOTIFICATIONS[data[0] % len(NOTIFICATIONS)]
@@ -108,7 +108,7 @@ def notification(data):
 
 
 def server_request(data):
-    """As :func:`notification`. Accepts ``DecodeError``, which is what the caller denies the request for."""
+    """Decode a server request, like :func:`notification`. Allows ``DecodeError``, for which the client denies the request."""
     if not data:
         return
     try:
@@ -124,7 +124,7 @@ def server_request(data):
 
 
 def written(value):
-    """Encode a value that was read. Reading it again must give the same value."""
+    """Encode a decoded value. Decoding the result must return an equal value."""
     return msgspec.json.encode(_convert.encode(value))
 
 
@@ -132,7 +132,7 @@ READERS = (framing, rpc, notification, server_request)
 
 
 def read(data):
-    """Pass an input to its reader."""
+    """Pass an input to the reader that its first byte selects."""
     if data:
         READERS[data[0] % len(READERS)](data[1:])
 

@@ -1,4 +1,4 @@
-"""No bytes from a server make a reader raise: inputs guided by coverage."""
+"""No bytes from a server make a reader raise, tested with inputs guided by coverage."""
 
 import importlib.util
 import re
@@ -28,7 +28,7 @@ def test_no_input_makes_a_reader_raise(inputs, seconds, tmp_path, record_propert
     record_property("fuzzed", tried)
     record_property("coverage", coverage)
     assert tried == inputs
-    # It is guided: the corpus grew by what reached new code.
+    # The corpus grew, so coverage guides the inputs.
     assert len(list((tmp_path / "new").iterdir())) > len(list(CORPUS.iterdir()))
 
 

@@ -40,7 +40,7 @@ def test_the_directories_of_a_configuration_may_be_below_the_home_directory(monk
     assert str(config.home()) == "/h/.codex-2"
 
 
-def test_what_is_relative_keeps_its_meaning_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+def test_relative_paths_keep_their_meaning_when_the_process_changes_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base, below = PathBase.now(None, "/h"), PathBase.now("sub", None)
     monkeypatch.chdir("/")

@@ -28,7 +28,7 @@ async def decide(policy, line, **more):
 
 
 def accepts(policy, line, **more):
-    """Return whether a policy that does not block accepts a command."""
+    """Return whether a policy, which must not block, accepts a command."""
     decision = trio.run(lambda: decide(policy, line, **more))
     assert isinstance(decision, Accept | Abstain)
     return isinstance(decision, Accept)

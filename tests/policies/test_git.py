@@ -156,7 +156,9 @@ def fetch_by_ssh(repository):
         (fetch_by_ssh, "git show HEAD:file"),
     ],
 )  # fmt: skip
-def test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does(tmp_path, prepare, plain):
+def test_an_accepted_command_runs_no_program_of_the_repository_although_plain_git_does(
+    tmp_path, prepare, plain
+):
     repository = Repository(tmp_path)
     prepare(repository)
     assert repository.runs_a_program(plain), "plain git did not run the program of the repository"

@@ -1,6 +1,6 @@
 """A client that starts a server, prints the ids of all processes, and sleeps until it is killed.
 
-Run as ``python parent.py HOLD BEHAVIOUR…``; with ``HOLD`` = 1 a forked copy of it keeps all of its descriptors open.
+Run as ``python parent.py HOLD BEHAVIOR…``. With ``HOLD`` = 1, a forked copy keeps all descriptors open.
 """
 
 import os
@@ -17,8 +17,8 @@ from trio_codex._process.spawn import spawn_server
 
 
 async def main():
-    hold, *behaviour = sys.argv[1:]
-    process = spawn_server(fake(*behaviour), env=ENV, guard_python=os.environ.get("GUARD_PYTHON"))
+    hold, *behavior = sys.argv[1:]
+    process = spawn_server(fake(*behavior), env=ENV, guard_python=os.environ.get("GUARD_PYTHON"))
     async with trio.open_nursery() as nursery:
         await process.started()
         nursery.start_soon(process.drain_stderr)

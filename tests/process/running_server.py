@@ -1,4 +1,4 @@
-"""Shared by the process tests: fakes to run, the process table, and the check that nothing is left."""
+"""Helpers for the process tests: run fake servers, look up processes, and check that nothing is left."""
 
 import contextlib
 import os
@@ -15,25 +15,25 @@ HERE = Path(__file__).parent
 ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
-def fake(*behaviour):
-    """The command line of a fake server."""
-    return [sys.executable, "-I", "-S", str(HERE / "server.py"), *map(str, behaviour)]
+def fake(*behavior):
+    """Return the command line of a fake server."""
+    return [sys.executable, "-I", "-S", str(HERE / "server.py"), *map(str, behavior)]
 
 
 def runs(pid):
-    """Whether the process exists and is not a zombie."""
+    """Return whether the process exists and is not a zombie."""
     process = _guard.look_up(pid)
     return process is not None and not process.zombie
 
 
 async def run_here(function, **options):
-    """Replaces Trio's worker thread, which stays for some seconds after it has started a process."""
+    """Stand in for ``trio.to_thread.run_sync()``, whose worker thread stays around for some seconds."""
     await trio.lowlevel.checkpoint()
     return function()
 
 
 async def until(predicate):
-    """Wait for something in another process that sends no event; the caller sets the deadline."""
+    """Wait for a state of another process, which sends no event. The caller sets the deadline."""
     while not predicate():  # noqa: ASYNC110
         await trio.sleep(0.005)
 
@@ -44,32 +44,32 @@ async def gone(*pids):
 
 
 def descriptors():
-    """The open descriptors of this process."""
+    """Return the open descriptors of this process."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that reads the listing
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             found[fd] = os.readlink(f"/proc/self/fd/{fd}")
     return found
 
 
 def snapshot():
-    """The descriptors, threads and children of this process."""
+    """Return the descriptors, threads and children of this process."""
     return descriptors(), set(threading.enumerate()), {child.pid for child in _guard.descendants(os.getpid())}
 
 
 @contextlib.contextmanager
 def nothing_left():
-    """Fail if there is a new descriptor, thread or child (including zombies)."""
+    """Fail if the body leaves a descriptor, a thread or a child, including zombies."""
     fds, threads, children = snapshot()
     yield
     fds_now, threads_now, children_now = snapshot()
     assert fds_now == fds
-    assert threads_now <= threads  # an idle worker of Trio's, from another test, may have ended
+    assert threads_now <= threads  # an idle worker thread from an earlier test may have exited
     assert children_now <= children
 
 
 class Running:
-    """A started server, and what it printed about itself."""
+    """A started server, and the process ids that it printed."""
 
     def __init__(self, process, pids):
         self.process = process
@@ -87,7 +87,7 @@ async def read_line(process):
 
 
 async def drain(process):
-    """Read stdout until its end, as the connection's reader does."""
+    """Read stdout until EOF, as the connection's reader does."""
     size = 0
     with contextlib.suppress(trio.ClosedResourceError):
         while data := await process.stdout.receive_some():
@@ -97,7 +97,7 @@ async def drain(process):
 
 @contextlib.asynccontextmanager
 async def running(*argv, env=ENV, cwd=None, **options):
-    """A server that has said ``ready``, with its streams drained; ended at the latest with the scope."""
+    """Yield a server that has printed ``ready``, with its streams drained. It is stopped at the end of the scope."""
     process = spawn_server(argv, env=env, cwd=cwd, **options)
     try:
         with trio.fail_after(10):

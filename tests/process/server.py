@@ -1,6 +1,6 @@
-"""Stand-ins for a server: each function is one way to behave. They print ``ready PID…`` and go on until EOF on stdin.
+"""Fake servers: each function is one behavior. By default, it prints ``ready PID…`` and runs until EOF on stdin.
 
-Run as ``python -I -S server.py BEHAVIOUR [ARGUMENT]``.
+Run as ``python -I -S server.py BEHAVIOR [ARGUMENT]``.
 """
 
 import os
@@ -24,7 +24,7 @@ def sleep_for_ever():
 
 
 def child(run):
-    """Fork a child that runs ``run`` and never returns."""
+    """Fork a child that calls ``run`` and exits."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -46,13 +46,13 @@ def echo():
 
 
 def deaf():
-    """Ignores EOF."""
+    """Ignore EOF."""
     ready()
     sleep_for_ever()
 
 
 def stubborn():
-    """Ignores EOF and every signal that can be ignored."""
+    """Ignore EOF and every signal that can be ignored."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     ready()
@@ -60,7 +60,7 @@ def stubborn():
 
 
 def stubborn_child():
-    """Ends on EOF, but leaves a child that ignores everything and holds stdout and stderr open."""
+    """Exit on EOF, but leave a child that ignores SIGTERM and holds stdout and stderr open."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pid = child(sleep_for_ever)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -69,7 +69,7 @@ def stubborn_child():
 
 
 def stubborn_parent():
-    """Ignores EOF and signals, with a child that does so, too, in a session of its own."""
+    """Ignore EOF and signals, and start a child in another session that does the same."""
 
     def run():
         os.setsid()
@@ -86,7 +86,7 @@ def stubborn_parent():
 
 
 def polite_child(path):
-    """Ends on EOF and leaves a child that needs a moment on SIGTERM and then writes ``path``."""
+    """Exit on EOF, but leave a child that handles SIGTERM: it writes ``path`` and exits."""
 
     def run():
         def say_goodbye(number, frame):
@@ -106,7 +106,7 @@ def polite_child(path):
 
 
 def daemon():
-    """Leaves a daemon in a session of its own, its parent gone."""
+    """Leave a daemon: its parent has exited, and it is in another session."""
     reader, writer = os.pipe()
 
     def session():
@@ -120,7 +120,7 @@ def daemon():
 
 
 def stubborn_daemon():
-    """The worst case: ignores EOF and signals, and so does its daemon."""
+    """Ignore EOF and signals, and leave a daemon that does the same."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     daemon()
@@ -128,7 +128,7 @@ def stubborn_daemon():
 
 
 def orphans(count):
-    """Creates orphans that exit at once, reports it, and goes on."""
+    """Create orphans that exit immediately."""
     for _ in range(int(count)):
         os.waitpid(child(lambda: child(lambda: None)), 0)
     ready()
@@ -136,7 +136,7 @@ def orphans(count):
 
 
 def bomb(count):
-    """Children that fork forever, up to ``count`` at a time, each in the group of its parent."""
+    """Start ``count`` processes that fork short-lived children forever, all in the group of the server."""
 
     def run():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -151,7 +151,7 @@ def bomb(count):
 
 
 def chain():
-    """A process that forks and exits at once, forever: no scan ever finds it alive."""
+    """Start a process that forks and exits, forever: a scan of the process table hardly ever finds it alive."""
 
     def run():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -164,7 +164,7 @@ def chain():
 
 
 def session_chain():
-    """The same, each in a session of its own."""
+    """Start such a chain in which each process is in its own session."""
 
     def run():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -177,14 +177,14 @@ def session_chain():
 
 
 def mute():
-    """Closes its stdout and goes on."""
+    """Close stdout and continue."""
     ready()
     os.close(1)
     until_eof()
 
 
 def flood():
-    """10 MB on stderr, neither lines nor text, before it says it is ready."""
+    """Write 10 MB that are neither lines nor text to stderr, then print ``ready``."""
     for _ in range(160):
         os.write(2, b"\xff\xfe\x1b[31m\xc3" * 10923)
     os.write(2, b"the end")
@@ -193,7 +193,7 @@ def flood():
 
 
 def chatter():
-    """Fills stdout, and ends on EOF once all of it is taken."""
+    """On EOF, write 4 MiB to stdout, and exit once all of it is read."""
     ready()
     until_eof()
     for _ in range(64):

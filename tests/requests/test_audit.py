@@ -290,7 +290,7 @@ async def test_an_unanswered_request_of_a_cancelled_client_is_recorded_as_such()
 # -- the server's own reviews --------------------------------------------------------------------------------------
 
 
-async def test_a_review_by_the_server_makes_one_record():
+async def test_a_review_by_the_server_creates_one_record():
     async with scripted() as (codex, server):
         await server.notify("item/autoApprovalReview/started", REVIEW)
         await wait_all_tasks_blocked()

@@ -1,8 +1,8 @@
 """Random interleavings of events around server requests: at most one answer and one record each, no leftovers.
 
-An example is a list of actions that one Trio run performs. After each action comes nothing, so that it races the next
-one; a ``flush``, which delivers the server's pending messages in one chunk; or ``settle``, which waits until all
-tasks are blocked.
+An example is a list of actions that one Trio run performs. An action may be followed directly by the
+next one, so that the two race; by ``flush``, which delivers the server's pending messages in one chunk; or by ``settle``,
+which waits until all tasks are blocked.
 """
 
 from contextlib import suppress

@@ -175,7 +175,7 @@ CELLS = [(method, fault) for method in METHODS for fault in faults_of(method)]
 
 
 @pytest.mark.parametrize(("method", "fault"), CELLS)
-async def test_a_request_that_is_not_let_through_gets_what_the_documentation_says(method, fault):
+async def test_a_refused_request_gets_the_documented_answer(method, fault):
     seen, decisions = await observe(method, fault)
     assert documented().get((method, fault)) == described(seen), "see the docstring of this file"
     replies = [line for line in seen if "method" not in line]
@@ -194,13 +194,13 @@ async def test_a_request_that_is_not_let_through_gets_what_the_documentation_say
 
 @pytest.mark.parametrize("method", sorted(OF_NO_TURN))
 @pytest.mark.parametrize("fault", ["turn left", "turn ended"])
-async def test_a_request_of_no_turn_outlives_every_turn(method, fault):
+async def test_a_request_without_a_turn_outlives_every_turn(method, fault):
     seen, decisions = await observe(method, fault)
     assert not [line for line in seen if "method" not in line]
     assert decisions == (), "it is still with its callback"
 
 
-def test_the_documentation_reports_of_every_request_and_reason_and_of_no_other():
+def test_the_documentation_covers_exactly_every_request_and_reason():
     assert set(documented()) == set(CELLS)
 
 

@@ -1,7 +1,7 @@
-"""What the official SDK does under the same faults: each function is one probe, run as ``python probes.py NAME``.
+"""Observe the official SDK under the same faults. Each function is one probe, run as ``python probes.py NAME``.
 
-A probe prints one JSON line: what was seen, made of what was measured, and whether that is what our guarantee promises.
-It knows the fake servers of ``tests/faults`` and the SDK, and nothing of this library but its stand-in for the model.
+A probe prints one JSON line: what the SDK did, with the measured numbers, and whether that is what the guarantee promises.
+It uses the fake servers of ``tests/faults`` and the SDK; of this library, only the scripted model.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def flooding():
 
 
 def outcome(call, *args):
-    """Call something that may hang; return ``(word, value, seconds)``: ``gives``, ``raises`` or ``hangs``."""
+    """Call something that may hang; return ``(word, value, seconds)``. The word is ``gives``, ``raises`` or ``hangs``."""
     told = ["hangs", None]
 
     def run():
@@ -57,7 +57,7 @@ def words(told):
 
 
 def left():
-    """How many processes have the cookie in their environment, zombies of ours included."""
+    """Return how many processes have the cookie in their environment, including zombies of this one."""
     count = 0
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -80,7 +80,7 @@ def opened(config, **options):
 
 
 def heard(client):
-    """The methods that the server received."""
+    """Return the methods that the server has received."""
     return client._request_raw("test/heard")
 
 
@@ -94,14 +94,14 @@ def closing_with_a_grandchild():
     return f"leaves {processes(left())}", left() == 0
 
 
-def closing_a_server_that_ignores_its_end():
+def closing_a_server_that_ignores_eof_and_signals():
     client = opened(configured("stubborn", "", "boot"))
     told = outcome(client.close)
     time.sleep(0.5)
     return f"leaves {processes(left())} after {told[2]:.1f} s", left() == 0
 
 
-def closing_with_a_large_write_under_way():
+def closing_during_a_large_write():
     client = opened(configured("mute", "", "idle"))
     for text in ("x" * 8_000_000, ""):
         threading.Thread(target=lambda text=text: client._request_raw("m", {"x": text}), daemon=True).start()
@@ -110,14 +110,14 @@ def closing_with_a_large_write_under_way():
     return words(told), told[0] == "gives"
 
 
-def a_cancelled_start_on_a_mute_server():
+def a_cancelled_start_of_a_silent_server():
     async def main():
         with suppress(TimeoutError):
             await asyncio.wait_for(sdk.AsyncCodex(configured("mute", "", "boot")).__aenter__(), 1)
         await asyncio.sleep(0.5)
-        # A daemon thread, or the runner would wait for the workers forever.
-        return f"leaves {processes(left())} and {workers()} blocked worker threads", left() == 0
+        return f"leaves {processes(left())}; blocked worker threads: {workers()}", left() == 0
 
+    # ``asyncio.run()`` would wait for the blocked workers forever.
     return asyncio.new_event_loop().run_until_complete(main())
 
 
@@ -133,12 +133,12 @@ def a_cancelled_turn():
             await asyncio.wait_for(thread.run("hang"), 1)
         sent = await asyncio.to_thread(heard, codex._client._sync)
         interrupts = sent.count("turn/interrupt")
-        return f"sends {interrupts or 'no'} interrupt; the turn goes on", interrupts > 0
+        return f"sends {interrupts or 'no'} interrupt; the turn continues", interrupts > 0
 
     return asyncio.new_event_loop().run_until_complete(main())
 
 
-def an_interrupt_at_once():
+def an_interrupt_right_after_the_start():
     def run(config):
         with sdk.Codex(config) as codex:
             return words(outcome(codex.thread_start().turn("go").interrupt))
@@ -147,7 +147,7 @@ def an_interrupt_at_once():
     return told, told == "works"
 
 
-def a_cancelled_opening_of_a_thread():
+def a_cancelled_start_of_a_thread():
     async def main():
         codex = await sdk.AsyncCodex(configured("pause", "before", "thread/start")).__aenter__()
         with suppress(TimeoutError):
@@ -155,14 +155,14 @@ def a_cancelled_opening_of_a_thread():
         await asyncio.sleep(0.5)
         sent = await asyncio.to_thread(heard, codex._client._sync)
         undone = sent.count("thread/delete")
-        return f"the thread {'is deleted' if undone else 'stays'}", "thread/start" not in sent or undone > 0
+        return f"the thread {'is deleted' if undone else 'remains'}", "thread/start" not in sent or undone > 0
 
     return asyncio.new_event_loop().run_until_complete(main())
 
 
 def a_parent_that_is_killed():
     opened(configured("grandchild:daemon", "", "boot"))
-    # The runner kills us now, and counts.
+    # The runner now kills this process, and counts those that are left.
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     time.sleep(60)
@@ -196,14 +196,14 @@ def a_server_that_dies():
     return f"the call {told[0]}, the next one {told[1]}, close() {told[2]}", kept
 
 
-def an_overload():
+def an_overloaded_server():
     client = opened(configured("reply:as an error with code -32001", "instead", "thread/start"))
     _, error, _ = outcome(lambda: client.thread_start({}))
     retried = sdk.is_retryable_error(error)
     return f"raises {type(error).__name__}, {'' if retried else 'not '}retryable", retried
 
 
-def a_caller_that_is_cancelled_in_the_middle_of_a_line():
+def a_caller_that_is_cancelled_during_a_write():
     async def main():
         codex = await sdk.AsyncCodex(configured("lenient", "", "boot")).__aenter__()
         with stopped(codex._client._sync), suppress(TimeoutError):
@@ -213,7 +213,7 @@ def a_caller_that_is_cancelled_in_the_middle_of_a_line():
     return asyncio.new_event_loop().run_until_complete(main())
 
 
-def a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line():
+def a_caller_that_is_interrupted_by_ctrl_c_during_a_write():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT
     codex = sdk.Codex(configured("lenient", "", "boot"))
     with stopped(codex._client), suppress(KeyboardInterrupt):
@@ -225,15 +225,16 @@ def a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line():
 def next_line_of(client):
     """Send a request after a line that may have been cut short."""
     told = outcome(heard, client)
-    came = "thread/start" in told[1] if told[0] == "gives" else False
-    return f"the line {'came whole' if came else 'did not come'}; the next request {words(told)}", told[
-        0
-    ] == "gives"
+    arrived = "thread/start" in told[1] if told[0] == "gives" else False
+    return (
+        f"the line {'arrives whole' if arrived else 'never arrives'}; the next request {words(told)}",
+        told[0] == "gives",
+    )
 
 
 @contextmanager
 def stopped(client):
-    """Let the server not read for a while: a long line stays half-way in the pipe."""
+    """Suspend the server, so that a long line is only partly written to the pipe."""
     os.kill(client._proc.pid, signal.SIGSTOP)
     try:
         yield
@@ -250,7 +251,7 @@ def a_handler_that_raises():
     client.turn_start("thread-1", "go")
     time.sleep(0.5)
     told = words(outcome(client.model_list))
-    return f"nothing is answered; the next request {told}", told == "works"
+    return f"no answer is sent; the next request {told}", told == "works"
 
 
 def approvals_without_a_handler():
@@ -266,19 +267,19 @@ def approvals_without_a_handler():
     return told, "accept" not in told
 
 
-def a_line_of_no_use():
+def a_line_that_is_not_json():
     client = opened(configured("junk:text", "before", "thread/start"))
     told = [words(outcome(call)) for call in (lambda: client.thread_start({}), client.model_list)]
     return f"the call {told[0]}, the next one {told[1]}", told == ["works", "works"]
 
 
-def a_character_that_ends_lines_elsewhere():
+def a_unicode_line_separator_in_a_string():
     client = opened(configured("junk:U+2028", "before", "thread/start"))
     told = words(outcome(lambda: client.thread_start({})))
     return f"the call {told}", told == "works"
 
 
-def noise_on_stderr():
+def invalid_utf8_on_stderr():
     client = opened(configured("stderr:bytes", "before", "thread/start"))
     told = words(outcome(lambda: client.thread_start({})))
     return f"the call {told}", told == "works"
@@ -299,7 +300,7 @@ def memory():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 
 
-def an_unknown_status():
+def a_turn_with_an_unknown_status():
     codex = sdk.Codex(configured("reply:unknown status", "instead", "turn/completed"))
     told = outcome(codex.thread_start().run, "go")
     detail = f": {told[1]}" if told[0] == "raises" else ""
@@ -316,7 +317,7 @@ def an_error_that_is_pickled():
     return "works", all(kept)
 
 
-def threads_of_a_turn():
+def worker_threads_of_a_turn():
     async def main():
         async with sdk.AsyncCodex(flooding()) as codex:
             thread = await codex.thread_start()
@@ -324,7 +325,7 @@ def threads_of_a_turn():
             return threading.active_count() - 1
 
     threads = asyncio.new_event_loop().run_until_complete(main())
-    return f"{threads} further threads after one turn", threads == 0
+    return f"{threads} more threads after one turn", threads == 0
 
 
 def coroutines_as_cancellation_points():
@@ -337,7 +338,7 @@ def coroutines_as_cancellation_points():
                 "interrupt": turn.interrupt, "run": turn.run, "models": codex.models, "close": codex.close,
             }  # fmt: skip
             not_one = [name for name, call in calls.items() if not await cancels(call)]
-            return f"{len(calls) - len(not_one)} of {len(calls)} are one", not not_one
+            return f"{len(calls) - len(not_one)} of {len(calls)}", not not_one
 
     return asyncio.new_event_loop().run_until_complete(main())
 
@@ -424,7 +425,7 @@ def with_the_real_server(run):
     return trio.run(main)
 
 
-def first_starts_at_once():
+def concurrent_first_starts():
     count = 8
 
     def run(config):
@@ -442,39 +443,39 @@ def first_starts_at_once():
         return len(works)
 
     works = with_the_real_server(run)
-    return f"{works} of {count} come up", works == count
+    return f"{works} of {count} succeed", works == count
 
 
 PROBES = {
     "G1": [
         closing_with_a_grandchild,
-        closing_a_server_that_ignores_its_end,
-        closing_with_a_large_write_under_way,
+        closing_a_server_that_ignores_eof_and_signals,
+        closing_during_a_large_write,
     ],
-    "G2": [a_cancelled_turn, an_interrupt_at_once],
-    "G3": [a_cancelled_start_on_a_mute_server, a_cancelled_opening_of_a_thread],
+    "G2": [a_cancelled_turn, an_interrupt_right_after_the_start],
+    "G3": [a_cancelled_start_of_a_silent_server, a_cancelled_start_of_a_thread],
     "G4": [a_handler_that_takes_two_seconds],
     "G5": [a_server_that_dies],
-    "G6": [an_overload],
+    "G6": [an_overloaded_server],
     "G7": [
-        a_caller_that_is_cancelled_in_the_middle_of_a_line,
-        a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line,
+        a_caller_that_is_cancelled_during_a_write,
+        a_caller_that_is_interrupted_by_ctrl_c_during_a_write,
     ],
     "G8": [a_handler_that_raises],
     "G9": [approvals_without_a_handler],
     "G10": [a_consumer_that_never_reads],
-    "G11": [an_unknown_status],
-    "G12": [a_line_of_no_use, a_character_that_ends_lines_elsewhere],
-    "G13": [noise_on_stderr],
+    "G11": [a_turn_with_an_unknown_status],
+    "G12": [a_line_that_is_not_json, a_unicode_line_separator_in_a_string],
+    "G13": [invalid_utf8_on_stderr],
     "G14": [an_error_that_is_pickled],
-    "G15": [threads_of_a_turn],
-    "G16": [first_starts_at_once],
+    "G15": [worker_threads_of_a_turn],
+    "G16": [concurrent_first_starts],
     "G17": [coroutines_as_cancellation_points, another_task_while_a_full_buffer_is_read],
     "G18": [a_secret_on_stderr],
     "G19": [a_request_that_is_never_answered, closing_a_server_that_needs_three_seconds_to_end],
     "G20": [a_parent_that_is_killed],
 }
-"""By guarantee; each has at least one."""
+"""The probes by guarantee."""
 
 
 if __name__ == "__main__":
@@ -482,4 +483,4 @@ if __name__ == "__main__":
     did, kept = probe()
     sys.stdout.write(json.dumps({"did": did, "kept": kept}) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # threads that hang are part of the finding
+    os._exit(0)  # do not wait for threads that hang

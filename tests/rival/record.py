@@ -1,7 +1,7 @@
-"""Runs the probes of the official SDK and records the results; generates the table in ``docs/guarantees.md``.
+"""Run the probes of the official SDK, record the results, and generate the table in ``docs/guarantees.md``.
 
-``python tests/rival/record.py`` records anew (``uv run --group bench``) and writes the table, ``… table`` writes the table
-alone. Each probe is a process of its own, so that what it leaves can be counted, and ended.
+``python tests/rival/record.py`` runs the probes (with ``uv run --group bench``) and writes the table; ``… table`` only
+writes the table. Each probe runs in its own process, so that leftovers can be counted and killed.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
 
 
 def left_of(cookie):
-    """The processes that have the cookie in their environment."""
+    """Yield the ids of processes that have the cookie in their environment."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
@@ -33,7 +33,7 @@ def left_of(cookie):
 
 
 def run_probe(name):
-    """Run one probe; return its result. No process of it is left."""
+    """Run one probe, kill what it leaves, and return its result."""
     cookie = f"trio-codex-rival-{os.getpid()}-{name}"
     probe = subprocess.Popen(
         [sys.executable, str(HERE / "probes.py"), name],
@@ -59,7 +59,7 @@ def run_probe(name):
 
 
 def kill_parent(probe, cookie):
-    """Kill the process that holds the SDK, and count what is left of its server after the time that we promise."""
+    """Kill the process of the SDK, and count what is left of its server after the time that the guarantee allows."""
     assert probe.stdout.readline() == "ready\n"
     probe.kill()
     deadline = time.monotonic() + 5
@@ -69,7 +69,7 @@ def kill_parent(probe, cookie):
 
 
 def record():
-    """Run all probes; return their results, by guarantee."""
+    """Run all probes; return the results by guarantee."""
     import openai_codex
 
     sys.path.insert(0, str(HERE))
@@ -91,7 +91,7 @@ def title(probe):
 
 
 def table(text, recorded):
-    """Make the table: a row for each guarantee of the page, with its bound and what the SDK did."""
+    """Return the table: a row for each guarantee of the page, with its bound and what the SDK did."""
     lines = [f"| | bound | `openai-codex` {recorded['openai-codex']} |", "|---|---|---|"]
     for heading, number, section in re.findall(
         r"^## ((G\d+)\..*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
@@ -106,7 +106,7 @@ def table(text, recorded):
 
 
 def with_table(text, recorded):
-    """Insert the table into the page."""
+    """Return the page with the new table."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n\n{table(tail, recorded)}\n\n{END}{tail}"

@@ -1,4 +1,4 @@
-"""The official SDK under the same faults: the page of guarantees agrees with the measurements."""
+"""The page of guarantees agrees with what was recorded of the official SDK under the same faults."""
 
 import importlib.util
 import json

@@ -16,9 +16,9 @@ from trio_codex._process.spawn import spawn_server
 
 @contextlib.contextmanager
 def _forked_copy(do=None):
-    """A forked copy of this process, which holds all of its descriptors and first calls ``do``.
+    """Fork a copy of this process, which calls ``do`` and then holds all descriptors open.
 
-    Yields a function that waits until ``do`` has returned.
+    Yield a function that waits until ``do`` has returned.
     """
     done, tell = os.pipe()
     pid = os.fork()

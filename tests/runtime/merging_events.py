@@ -7,7 +7,7 @@ from trio_codex._link.subscriptions import Subscription, Wakeups
 
 @attrs.frozen
 class Event:
-    """A text delta of an item, or, without an item, anything else."""
+    """A text delta of an item; if ``item`` is ``None``, any other event."""
 
     text: str
     item: str | None = None

@@ -102,7 +102,7 @@ async def dialed(answer, points):
 @example([UPGRADE, b"Content-Length: 5\r\n", b"\r\n"], [])
 @example([b"HTTP/1.1 401 Unauthorized\r\n", b"Content-Length: 99999999999999999999\r\n", b"\r\n"], [])
 @example([b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n", b"ffffffffff\r\n"], [])
-def test_any_response_gives_a_channel_or_an_error_with_a_hint(answer, points):
+def test_any_response_opens_a_channel_or_raises_an_error_with_a_hint(answer, points):
     outcome = trio.run(dialed, b"".join(answer), points)
     if isinstance(outcome, WebSocketChannel):
         assert b"".join(answer).startswith(b"HTTP/1.1 101")
@@ -116,7 +116,7 @@ def test_any_response_gives_a_channel_or_an_error_with_a_hint(answer, points):
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_a_valid_response_gives_a_channel_in_any_chunks(size):
+def test_a_valid_response_in_any_chunks_opens_a_channel(size):
     answer = UPGRADE + b"\r\n" + frame(b"{}")
     outcome = trio.run(dialed, answer, range(0, 1000, size))
     assert isinstance(outcome, WebSocketChannel)

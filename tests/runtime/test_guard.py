@@ -98,10 +98,10 @@ async def test_an_orphan_of_the_server_leaves_no_zombie():
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("behaviour", ["gentle", "stubborn", "stubborn_daemon"])
+@pytest.mark.parametrize("behavior", ["gentle", "stubborn", "stubborn_daemon"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-async def test_signals_to_the_guard_have_no_effect(behaviour, number):
-    async with running(*fake(behaviour)) as server:
+async def test_signals_to_the_guard_have_no_effect(behavior, number):
+    async with running(*fake(behavior)) as server:
         os.kill(server.guard, number)
         assert await server.process.stop(0.1) is not None
         assert not any(map(runs, [server.guard, server.process.pid, *server.pids]))
@@ -143,11 +143,11 @@ async def test_stopped_descendants_are_ended(stopped):
 
 
 @pytest.mark.parametrize(
-    "behaviour", [("bomb", 10), ("chain",), ("session_chain",)], ids=lambda value: value[0]
+    "behavior", [("bomb", 10), ("chain",), ("session_chain",)], ids=lambda value: value[0]
 )
-async def test_processes_that_fork_forever_are_ended(behaviour):
+async def test_processes_that_fork_forever_are_ended(behavior):
     with nothing_left():
-        async with running(*fake(*behaviour)) as server:
+        async with running(*fake(*behavior)) as server:
             session = server.process.pid
             assert await server.process.stop(5) == 0
             assert not runs(server.guard)
@@ -166,14 +166,14 @@ def _session(pid):
 
 
 @contextlib.contextmanager
-def _client(*behaviour, hold=False):
+def _client(*behavior, hold=False):
     """Run a client in a separate process, and return the ids that it printed: guard, server, others.
 
     With ``hold``, a forked copy survives and keeps every descriptor open, so no end of file reveals the client's
     death.
     """
     with subprocess.Popen(
-        [sys.executable, str(HERE / "parent.py"), str(int(hold)), *map(str, behaviour)],
+        [sys.executable, str(HERE / "parent.py"), str(int(hold)), *map(str, behavior)],
         stdout=subprocess.PIPE,
     ) as client:
         try:
@@ -187,7 +187,7 @@ def _client(*behaviour, hold=False):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "hold"),
+    ("behavior", "hold"),
     [
         ("gentle", False),
         ("daemon", False),
@@ -198,8 +198,8 @@ def _client(*behaviour, hold=False):
         ("stubborn_daemon", True),
     ],
 )
-async def test_when_the_client_is_killed_nothing_is_left(behaviour, hold):
-    with _client(behaviour, hold=hold) as (client, pids):
+async def test_when_the_client_is_killed_nothing_is_left(behavior, hold):
+    with _client(behavior, hold=hold) as (client, pids):
         assert all(map(runs, pids))
         client.kill()
         await gone(*pids)

@@ -243,13 +243,13 @@ PROC_OF_ANOTHER_NAMESPACE = "import os; os.readlink = lambda path: '1'\n"
 @pytest.mark.parametrize(
     "lack", [NO_PIDFD, NO_PROC, PROC_OF_ANOTHER_NAMESPACE], ids=["pidfd", "proc", "ours"]
 )
-@pytest.mark.parametrize("behaviour", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
-async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behaviour):
+@pytest.mark.parametrize("behavior", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
+async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behavior):
     if lack is NO_PIDFD:
         monkeypatch.delattr(os, "pidfd_open")
         monkeypatch.delattr(os, "memfd_create")
         monkeypatch.delattr(signal, "pidfd_send_signal")
-    async with running(*fake(behaviour), guard_python=python_without(lack)) as server:
+    async with running(*fake(behavior), guard_python=python_without(lack)) as server:
         await server.process.stop(0.2)
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
@@ -330,7 +330,7 @@ async def test_a_frozen_program_without_an_interpreter_has_no_guard(monkeypatch,
         assert server.process.contained
 
 
-async def test_a_program_that_is_no_interpreter_is_killed_if_it_does_not_exit(tmp_path):
+async def test_a_program_that_is_not_an_interpreter_is_killed_if_it_does_not_exit(tmp_path):
     hanging = tmp_path / "python"
     hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
     hanging.chmod(0o755)

@@ -172,7 +172,7 @@ async def test_a_process_stopped_before_it_has_started_can_be_stopped_again(spaw
             await process.stop(0.1)
 
 
-async def test_too_long_a_command_line_is_a_spawn_error():
+async def test_a_command_line_that_is_too_long_raises_spawn_error():
     process = spawn_server(["/bin/true", "x" * 3_000_000], env=ENV)
     with trio.fail_after(10):
         with pytest.raises(SpawnError) as caught:

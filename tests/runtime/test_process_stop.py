@@ -28,21 +28,21 @@ async def test_a_cooperative_server_ends_on_eof(run, no_leaks):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "returncode"),
+    ("behavior", "returncode"),
     [("deaf", -signal.SIGTERM), ("stubborn", -signal.SIGKILL), ("mute", 0), ("chatter", 0)],
 )
-async def test_stopping_escalates_until_the_server_ends(run, behaviour, returncode, no_leaks):
-    async with run(*fake(behaviour)) as server:
+async def test_stopping_escalates_until_the_server_ends(run, behavior, returncode, no_leaks):
+    async with run(*fake(behavior)) as server:
         assert await server.process.stop(0.3) == returncode
         assert not runs(server.process.pid)
     await gone(server.process.pid)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "returncode"), [("gentle", -signal.SIGTERM), ("stubborn", -signal.SIGKILL)]
+    ("behavior", "returncode"), [("gentle", -signal.SIGTERM), ("stubborn", -signal.SIGKILL)]
 )
-async def test_a_stopped_server_is_ended(run, behaviour, returncode, no_leaks):
-    async with run(*fake(behaviour)) as server:
+async def test_a_stopped_server_is_ended(run, behavior, returncode, no_leaks):
+    async with run(*fake(behavior)) as server:
         os.kill(server.process.pid, signal.SIGSTOP)
         # SIGTERM wakes it; it then exits because of that, or of EOF, whichever it sees first.
         assert await server.process.stop(0.3) in (returncode, 0)
@@ -61,9 +61,9 @@ async def test_with_a_grace_of_zero_the_server_is_killed_immediately(run, no_lea
         assert await server.process.stop(0) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("behaviour", ["stubborn_child", "daemon"])
-async def test_processes_left_behind_by_the_server_are_ended_and_stdout_ends(behaviour, no_leaks):
-    async with running(*fake(behaviour)) as server:
+@pytest.mark.parametrize("behavior", ["stubborn_child", "daemon"])
+async def test_processes_left_behind_by_the_server_are_ended_and_stdout_ends(behavior, no_leaks):
+    async with running(*fake(behavior)) as server:
         assert runs(server.pids[0])
         assert await server.process.stop(5) == 0
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
@@ -108,9 +108,9 @@ async def test_kill_tree_cuts_a_stop_short(run):
         assert server.process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("behaviour", ["gentle", "stubborn_daemon"])
-async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, no_leaks):
-    async with run(*fake(behaviour)) as server:
+@pytest.mark.parametrize("behavior", ["gentle", "stubborn_daemon"])
+async def test_a_stop_under_cancellation_still_ends_everything(run, behavior, no_leaks):
+    async with run(*fake(behavior)) as server:
         with trio.CancelScope() as scope:
             scope.cancel()
             await server.process.stop(1000)
@@ -118,7 +118,7 @@ async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, n
         assert not runs(server.process.pid)
         # The cooperative server may end before the signal, because its stdin is closed first.
         assert server.process.returncode in (
-            (0, -signal.SIGKILL) if behaviour == "gentle" else (-signal.SIGKILL,)
+            (0, -signal.SIGKILL) if behavior == "gentle" else (-signal.SIGKILL,)
         )
     if server.process.contained:
         assert not any(map(runs, server.pids))

@@ -165,7 +165,7 @@ def test_a_stall_between_the_start_of_a_timeout_and_the_next_step_of_the_watch_i
         program.block(100)
         await trio.sleep(1)
         assert timeouts.expired == []
-        # The same while the watch is in its own tick, with an earlier timeout pending.
+        # This time, an earlier timeout is pending, so the watch is in one of its own sleeps.
         program.block(100)
         timeouts.begin("b", 0.01)
         await trio.sleep(5)

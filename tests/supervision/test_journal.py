@@ -92,7 +92,7 @@ def test_committed_data_survives_kill_9(path):
     journal.close()
 
 
-def test_a_late_write_is_visible_immediately_committed_with_the_next_write_and_lost_on_a_kill(path, journal):
+def test_a_late_write_is_visible_but_only_committed_with_the_next_write(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
     journal.running("a", "k", "turn-1")
@@ -112,7 +112,7 @@ def test_a_late_write_is_visible_immediately_committed_with_the_next_write_and_l
     reader.close()
 
 
-def test_a_prompt_is_found_after_its_thread_was_asked_for_it_in_vain(path, journal):
+def test_a_prompt_is_found_even_if_it_was_looked_up_before_it_was_written(path, journal):
     journal.started("a", "thread-1", None, None)
     assert journal.key("a", "k") is None
     journal.sending("a", "k", "d", 1, None)

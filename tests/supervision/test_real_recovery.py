@@ -132,7 +132,7 @@ async def test_a_planned_restart_waits_for_open_turns_and_does_not_count():
         on.assert_each_once("one")
 
 
-async def test_a_drain_that_times_out_interrupts_turns_which_their_keys_continue():
+async def test_a_drain_that_times_out_interrupts_turns_which_continue_by_their_keys():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("half")
         async with trio.open_nursery() as nursery:

@@ -37,7 +37,7 @@ def leaf_of(group):
         ),
     ],
 )
-async def test_a_request_that_violates_the_protocol_fails_the_test_at_once(method, params, complaint):
+async def test_a_request_that_violates_the_protocol_fails_the_test_immediately(method, params, complaint):
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # at any depth of groups
         async with fake_codex() as (codex, _):
             await codex.request(method, params)

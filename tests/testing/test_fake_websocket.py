@@ -71,7 +71,7 @@ async def test_a_fault_that_is_allowed_changes_nothing(fault, argument):
         ("oversize", None, "max_line_bytes"),
     ],
 )
-async def test_a_fault_that_ends_the_connection_fails_what_waits_with_what_happened(fault, argument, words):
+async def test_a_fault_that_ends_the_connection_fails_every_wait_with_its_cause(fault, argument, words):
     async with scripted(CONFIG) as (url, server):
         async with attach_codex(url, config=CONFIG) as codex:
             server.fault(fault, argument)

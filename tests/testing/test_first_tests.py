@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc):
 """
 
 
-def test_there_is_one_of_a_policy_and_one_of_a_tool_and_each_has_fewer_than_15_lines():
+def test_one_documented_test_has_a_policy_and_one_a_tool_and_both_are_shorter_than_15_lines():
     assert ["policy=" in file for file in FILES] == [True, False]
     assert ["tools=" in file for file in FILES] == [False, True]
     assert max(len([line for line in file.splitlines() if line]) for file in FILES) < LINES

@@ -65,7 +65,7 @@ def user_says(text: str) -> bytes:
     return json.dumps({"input": [{"type": "message", "role": "user", "content": content}]}).encode()
 
 
-async def test_leaving_drops_open_streams_at_once() -> None:
+async def test_leaving_drops_open_streams_immediately() -> None:
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as outlives_the_model:
             async with MockModel() as model:

@@ -34,7 +34,7 @@ def test_a_result_is_remembered_for_its_function_and_its_call():
     assert remembered(look, call()) is again
 
 
-def test_what_is_remembered_is_bounded_and_ends_with_the_function():
+def test_remembered_results_are_bounded_and_released_with_the_function():
     look = some_tool()
     for number in range(4):
         remember(look, call(str(number)), ToolResult.of_text("x" * (RESULTS_SIZE // 3)))

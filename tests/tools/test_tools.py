@@ -161,7 +161,7 @@ async def test_a_parameter_annotated_as_the_request_receives_it_and_is_absent_fr
     ],
     ids=str,
 )
-def test_names_that_the_server_would_refuse_are_rejected_at_once(options, problem):
+def test_names_that_the_server_would_refuse_are_rejected_immediately(options, problem):
     with pytest.raises(ValueError, match=problem):
         tool(weather.function, **options)
 

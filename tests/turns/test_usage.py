@@ -56,7 +56,7 @@ def test_an_unreported_number_is_not_zero():
 # -- counting ------------------------------------------------------------------------------------------------------
 
 
-def test_of_the_first_report_only_the_last_request_counts():
+def test_the_first_report_counts_only_its_last_request():
     counters = UsageCounters()
     # The totals of a fork include those of the original thread.
     used = counters.take("t", report(breakdown(1000, 500), breakdown(10, 5)))

@@ -84,7 +84,7 @@ def test_an_empty_object_is_still_sent() -> None:
     assert recorder.sent[-1] == ("account/rateLimits/read", wire.GetAccountRateLimitsParams())
 
 
-def test_a_group_is_made_once() -> None:
+def test_a_group_is_created_once() -> None:
     api = Api(Recorder())
     assert api.thread is api.thread
 

@@ -1,4 +1,4 @@
-"""Additions of a later version, everywhere in the schema: nothing raises, and they are sent on unchanged."""
+"""Unknown values and fields of a later version, anywhere in the schema: none raises, and all are sent on unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATER = "~later"
 
 
 def resolved(node: Any) -> dict[str, Any]:
-    if not isinstance(node, dict):  # ``true``: any value
+    if not isinstance(node, dict):  # ``true`` allows any value
         return {}
     if "$ref" in node:
         return resolved(DEFINITIONS[node["$ref"].rpartition("/")[2]])
@@ -31,7 +31,7 @@ def alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def least(node: Any) -> Any:
-    """Return the smallest value that the schema allows, from the schema alone."""
+    """Return the smallest value that the schema allows."""
     node = resolved(node)
     if "enum" in node:
         return node["enum"][0]
@@ -56,7 +56,7 @@ _LEAST = {"string": "x", "integer": 1, "number": 1, "boolean": True, "null": Non
 
 
 def drifts(node: Any) -> list[Any]:
-    """Return values that a later version may have in this place, and that this one does not know."""
+    """Return values that a later version may send in this place, and that are unknown to this one."""
     node = resolved(node)
     members = alternatives(node)
     told = [member for member in members if member.get("type") != "null"]
@@ -76,14 +76,14 @@ def drifts(node: Any) -> list[Any]:
 
 
 TAGS = {"type", "kind", "mode"}
-TELLS_APART = {("McpElicitationNumberSchema", "type")}
-"""Tags with two values: with a third it is another member of its union, and not known as a whole."""
+BINARY_TAGS = {("McpElicitationNumberSchema", "type")}
+"""Tags with two values: a third one makes the whole object an unknown member of its union."""
 CASES = [
     pytest.param(name, property_, id=f"{name}.{property_}")
     for name, node in sorted(DEFINITIONS.items())
     if name in HOME
     for property_, inner in resolved(node).get("properties", {}).items()
-    if drifts(inner) and (name, property_) not in TELLS_APART
+    if drifts(inner) and (name, property_) not in BINARY_TAGS
 ]
 OBJECTS = [
     name for name, node in sorted(DEFINITIONS.items()) if name in HOME and resolved(node).get("properties")
@@ -91,7 +91,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("name", "property_"), CASES)
-def test_a_later_value_of_any_field_is_read_and_sent_on_unchanged(name: str, property_: str) -> None:
+def test_an_unknown_value_of_any_field_is_read_and_sent_on_unchanged(name: str, property_: str) -> None:
     node = resolved(DEFINITIONS[name])
     for later in drifts(node["properties"][property_]):
         raw = {**least(node), property_: later}
@@ -100,16 +100,16 @@ def test_a_later_value_of_any_field_is_read_and_sent_on_unchanged(name: str, pro
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_a_later_field_of_any_object_changes_nothing_that_is_known(name: str) -> None:
+def test_an_unknown_field_of_any_object_does_not_change_the_known_ones(name: str) -> None:
     type_, raw = getattr(wire, name), least(DEFINITIONS[name])
     later: Any = wire.encode(wire.decode(type_, {**raw, LATER: {"deep": [1]}}))
     if isinstance(later, dict):
-        later.pop(LATER, None)  # kept where unknown fields are data
+        later.pop(LATER, None)  # unknown fields of an open class are data
     assert later == wire.encode(wire.decode(type_, raw))
 
 
 @pytest.mark.parametrize("method", sorted(wire.NOTIFICATIONS))
-def test_the_raw_parameters_of_any_event_hold_what_this_version_does_not_know(method: str) -> None:
+def test_the_raw_parameters_of_any_event_contain_unknown_fields(method: str) -> None:
     raw = {**least(DEFINITIONS[wire.NOTIFICATIONS[method]]), LATER: {"deep": [1]}}
     text = json.dumps(raw).encode()
     event = Event(method, text, len(text))
@@ -117,6 +117,6 @@ def test_the_raw_parameters_of_any_event_hold_what_this_version_does_not_know(me
     assert event.raw == raw
 
 
-def test_the_places_are_those_of_the_whole_schema() -> None:
+def test_the_cases_cover_the_whole_schema() -> None:
     assert len(CASES) > 250
     assert len(OBJECTS) > 550

@@ -1,4 +1,4 @@
-"""The fast path and cattrs read the same value from any text."""
+"""The fast path and cattrs decode any text to the same value."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_text_deltas_are_read_by_the_fast_path() -> None:
 @pytest.mark.parametrize("method", FLAT)
 @given(data=st.data())
 @QUICK
-def test_both_paths_give_the_same_value(method: str, data: st.DataObject) -> None:
+def test_both_paths_read_the_same_value(method: str, data: st.DataObject) -> None:
     value = data.draw(wire_values(CLASSES[method]))
     read = READERS[method]
     assert read is not None
@@ -55,7 +55,7 @@ def test_both_paths_give_the_same_value(method: str, data: st.DataObject) -> Non
 
 
 @given(method=st.sampled_from(FLAT), data=st.data())
-def test_both_paths_give_the_same_for_drifted_values(method: str, data: st.DataObject) -> None:
+def test_both_paths_read_the_same_from_drifted_values(method: str, data: st.DataObject) -> None:
     params: dict[str, Any] = wire.encode(data.draw(wire_values(CLASSES[method])))
     for name in data.draw(st.lists(st.sampled_from([*params, "more"]), max_size=3)):
         change = data.draw(st.none() | json_values() | st.just(KeyError))
@@ -69,7 +69,7 @@ def test_both_paths_give_the_same_for_drifted_values(method: str, data: st.DataO
 
 
 @given(method=st.sampled_from(FLAT), params=json_values())
-def test_both_paths_give_the_same_for_any_json(method: str, params: Any) -> None:
+def test_both_paths_read_the_same_from_any_json(method: str, params: Any) -> None:
     one, other = read_both_ways(method, msgspec.json.encode(params))
     assert one == other
     assert type(one) is type(other)
@@ -85,7 +85,7 @@ def test_integers_and_floats_are_distinguished(number: bytes, fits: bool) -> Non
     assert isinstance(one, wire.ReasoningSummaryTextDeltaNotification) is fits
 
 
-def test_of_duplicate_members_the_last_one_counts() -> None:
+def test_the_last_of_duplicate_members_wins() -> None:
     text = b'{"itemId":"first","delta":"hi","threadId":"t","turnId":"u","itemId":"i"}'
     one, other = read_both_ways("item/agentMessage/delta", text)
     assert one == other == DELTA
@@ -115,7 +115,7 @@ def test_classes_with_other_fields_use_the_slow_path() -> None:
         assert flat_decoder(cls, fields_of(cls)) is None
 
 
-def test_invalid_bytes_in_skipped_members_hide_nothing() -> None:
+def test_invalid_bytes_in_skipped_members_do_not_affect_other_members() -> None:
     text = b'{"delta":"hi","itemId":"i","threadId":"t","turnId":"u","\xff":"\xfe"}'
     assert wire.decode_notification_json("item/agentMessage/delta", text) == DELTA
     broken = wire.decode_notification_json("item/agentMessage/delta", text.replace(b"hi", b"\xff"))

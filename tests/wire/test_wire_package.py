@@ -1,4 +1,4 @@
-"""The package is lazy, complete, and depends on nothing above it."""
+"""The package is lazy and complete, and imports nothing above its layer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_name_imports_its_own_domain_only() -> None:
     }
 
 
-def test_a_session_loads_the_few_domains_it_is_split_for() -> None:
+def test_preload_imports_only_the_domains_that_every_session_uses() -> None:
     loaded = run(
         "import sys; from trio_codex import wire; wire.preload();"
         "print(*(name for name in sys.modules if '.wire.' in name))"
@@ -84,7 +84,7 @@ def test_only_the_converter_knows_cattrs() -> None:
 
 
 def test_the_package_itself_is_imported_by_none_of_its_modules() -> None:
-    """Its ``__init__`` imports them, type-only imports included."""
+    """``__init__`` imports its modules, at least for type checkers, so an import of the package would be a cycle."""
     for path in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Reading is strict where the schema is specific, tolerant elsewhere, and errors name the place."""
+"""Decoding is strict where the schema is specific and tolerant elsewhere; errors contain the path."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_nothing_is_coerced(type_: Any, value: object) -> None:
         (wire.RequestId, 0), (wire.RequestId, "0"), (wire.ThreadListCwdFilter, ["/a"]), (wire.AbsolutePathBuf, "/a"),
     ],
 )  # fmt: skip
-def test_valid_values_are_kept_unchanged(type_: Any, value: object) -> None:
+def test_valid_values_are_unchanged(type_: Any, value: object) -> None:
     read = wire.decode(type_, value)
     assert read == value
     assert type(read) is type(value)
@@ -84,14 +84,14 @@ def test_null_is_invalid_for_a_required_field() -> None:
     assert (caught.value.path, caught.value.problem) == ("$.id", "expected a string, got null")
 
 
-def test_a_field_that_must_be_there_may_be_null_and_an_older_server_may_not_know_it() -> None:
+def test_a_required_nullable_field_may_be_null_or_absent_from_an_older_server() -> None:
     account = wire.decode(wire.ChatgptAccount, {"type": "chatgpt", "email": None, "planType": "pro"})
     assert account.email is None
     assert wire.encode(account) == {"type": "chatgpt", "email": None, "planType": "pro"}
     assert wire.decode(wire.ChatgptAccount, {"type": "chatgpt", "planType": "pro"}) == account
 
 
-# -- where it does not fit -----------------------------------------------------------------------------------------
+# -- validation errors -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_validation_error_does_not_contain_the_value() -> None:
 
 def test_an_unexpected_error_does_not_contain_the_value_either() -> None:
     class Odd(dict[str, Any]):
-        """Not JSON that a parser returns."""
+        """A value that no JSON parser returns."""
 
         def __contains__(self, key: object) -> bool:
             raise RuntimeError("s3cr3t")
@@ -182,7 +182,7 @@ def test_an_unknown_variant_is_kept_and_sent_unchanged(name: str) -> None:
         assert wire.encode(read) == raw
 
 
-def test_an_unknown_variant_knows_its_tag() -> None:
+def test_an_unknown_variant_has_its_tag() -> None:
     assert wire.decode(wire.ThreadItem, {"type": "later", "id": "1"}) == wire.UnknownVariant(
         tag="later", raw={"type": "later", "id": "1"}
     )
@@ -202,7 +202,7 @@ def test_unknown_fields_are_ignored() -> None:
     assert wire.decode(wire.Turn, {**TURN, "later": {"x": 1}}) == wire.decode(wire.Turn, TURN)
 
 
-def test_where_unknown_fields_are_data_they_are_kept() -> None:
+def test_unknown_fields_are_kept_where_they_are_data() -> None:
     raw = {"model": "m", "mcp_servers": {"a": {"command": "b"}}}
     config = wire.decode(wire.Config, raw)
     assert config.additional == {"mcp_servers": {"a": {"command": "b"}}}
@@ -273,7 +273,7 @@ def test_the_members_of_a_union_have_one_tag() -> None:
 
 
 @pytest.mark.parametrize("mode", ["form", "openai/form", "openaiForm"])
-def test_variants_share_the_fields_beside_the_union(mode: str) -> None:
+def test_variants_share_the_fields_next_to_their_union(mode: str) -> None:
     raw = {"mode": mode, "message": "m", "requestedSchema": {"type": "object", "properties": {}},
            "serverName": "s", "threadId": "t"}  # fmt: skip
     read = wire.decode_server_request("mcpServer/elicitation/request", raw)
@@ -336,5 +336,5 @@ def test_a_result_is_read() -> None:
     assert (caught.value.what, caught.value.path) == ("turn/start", "$.turn.items[0].id")
 
 
-def test_preload_passes_over_what_it_does_not_know() -> None:
+def test_preload_ignores_unknown_methods() -> None:
     wire.preload(["no/such", "fs/watch", "fs/changed", "item/tool/call", "account/logout"])

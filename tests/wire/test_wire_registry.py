@@ -1,4 +1,4 @@
-"""The method tables agree with the schema, and their classifications are consistent."""
+"""The method tables match the schema, and their classifications are consistent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_tables_have_every_method_of_the_schema() -> None:
     assert wire.CLIENT_NOTIFICATIONS == {"initialized": None}
 
 
-def test_notifications_that_the_schema_does_not_list_are_in_the_tables_with_their_types() -> None:
+def test_the_tables_contain_notifications_that_the_schema_does_not_list() -> None:
     assert {method: wire.NOTIFICATIONS[method] for method in UNLISTED_NOTIFICATIONS} == {
         "rawResponse/completed": "RawResponseCompletedNotification",
         "rawResponseItem/completed": "RawResponseItemCompletedNotification",
@@ -53,7 +53,7 @@ def test_a_request_has_its_types_and_flags(method: str, expected: tuple[object, 
     assert tuple(REQUESTS[method])[:5] == expected
 
 
-def test_a_request_that_older_servers_lack_says_since_when_there_is_one() -> None:
+def test_a_request_that_older_servers_lack_states_the_version_that_added_it() -> None:
     since = {method: spec.since for method, spec in REQUESTS.items() if spec.since is not None}
     assert (since["thread/sample"], since["modelProvider/list"]) == ("0.164.0", "0.168.0")
     assert not since.keys() & {"initialize", "thread/start", "turn/start", "turn/interrupt", "thread/revert"}

@@ -1,4 +1,4 @@
-"""The intermediate representation of a schema: what is read from it, and what reading ignores."""
+"""Reading a schema into its intermediate representation, and which keywords are ignored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_types_are_read(schema_: Any, type_: ir.Type) -> None:
     assert Schema({}).type(schema_, "here") == type_
 
 
-def test_an_object_has_its_properties_and_those_of_which_one_is_chosen() -> None:
+def test_an_object_has_its_properties_and_its_mutually_exclusive_ones() -> None:
     schema = {
         "type": "object",
         "title": "AThing",
@@ -64,7 +64,7 @@ def test_an_object_has_its_properties_and_those_of_which_one_is_chosen() -> None
     )
 
 
-def test_variants_share_the_properties_beside_them() -> None:
+def test_variants_share_the_properties_next_to_their_union() -> None:
     shared = {"properties": {"a": STRING}, "required": ["a"]}
     variants = [{"type": "object", "properties": {"b": STRING}, "required": ["b"]}, {"type": "object"}]
     found = Schema({}).type({"type": "object", **shared, "oneOf": variants}, "here")
@@ -86,7 +86,7 @@ def test_an_enum_has_the_description_of_each_value() -> None:
     assert [(member.value, member.doc) for member in found.members] == [("a", ""), ("b", ""), ("c", "C.")]
 
 
-def test_the_only_value_of_an_enum_leaves_the_description_to_the_enum() -> None:
+def test_the_description_of_an_only_value_is_not_kept() -> None:
     found = Schema({"Kind": {"oneOf": [{**STRING, "enum": ["a"], "description": "A."}]}})["Kind"]
     assert found == ir.Enum(name="Kind", members=(ir.Member(name="a", value="a"),))
 
@@ -112,7 +112,7 @@ def test_ignored_keywords_are_recorded_with_their_place(schema: Any, ignored: st
     assert found.ignored == [ignored]
 
 
-def test_a_definition_is_read_when_it_is_used_so_that_an_odd_one_fails_only_there() -> None:
+def test_an_invalid_definition_raises_only_when_it_is_used() -> None:
     schema = Schema({"Good": STRING, "Odd": 1})
     assert [*schema] == ["Good", "Odd"]
     assert len(schema) == 2
@@ -121,7 +121,7 @@ def test_a_definition_is_read_when_it_is_used_so_that_an_odd_one_fails_only_ther
         schema["Odd"]
 
 
-def test_a_method_without_params_has_the_params_null() -> None:
+def test_a_method_may_have_no_params() -> None:
     rows = [
         {"properties": {"method": {"enum": ["a"]}}, "description": "Does A."},
         {"properties": {"method": {"enum": ["b"]}, "params": {"$ref": "#/definitions/BParams"}}},
@@ -132,12 +132,12 @@ def test_a_method_without_params_has_the_params_null() -> None:
     }
 
 
-def test_definitions_of_the_second_level_come_first() -> None:
+def test_nested_definitions_take_precedence() -> None:
     assert flatten({"definitions": {"A": 1, "B": 1, "v2": {"B": 2}}}) == {"A": 1, "B": 2}
     assert flatten({"definitions": {"A": 1}}) == {"A": 1}
 
 
-def test_what_is_reachable_includes_the_roots_and_ends_in_a_circle() -> None:
+def test_reachable_definitions_include_the_roots_and_may_be_circular() -> None:
     definitions = {
         "A": ir.Alias(name="A", type=ir.Union((ir.Seq(ir.Ref("B")), ir.NONE))),
         "B": ir.Class(

@@ -1,4 +1,4 @@
-"""Properties of every value: it can be compared, copied, changed, pickled, and shown without its secrets."""
+"""Every value can be compared, copied, changed and pickled, and its repr contains no secret."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def test_values_can_be_copied_and_pickled(again: Any) -> None:
     assert again(value).approval_policy is wire.ApprovalPolicy.never
 
 
-def test_null_is_false_and_shows_its_name() -> None:
+def test_null_is_falsy_and_its_repr_is_its_name() -> None:
     assert not wire.NULL
     assert repr(wire.NULL) == "NULL"
 
 
-def test_a_repr_shows_what_was_given() -> None:
+def test_a_repr_shows_the_given_fields() -> None:
     value = wire.TurnInterruptParams(thread_id="t", turn_id="u")
     assert repr(value) == "TurnInterruptParams(thread_id='t', turn_id='u')"
 
 
-def test_a_repr_leaves_out_defaults_and_tags() -> None:
+def test_a_repr_omits_defaults_and_tags() -> None:
     assert repr(wire.IdleThreadStatus()) == "IdleThreadStatus()"
     assert repr(wire.ThreadListParams(limit=5)) == "ThreadListParams(limit=5)"
 
@@ -127,7 +127,7 @@ SECRET = "s3cr3t-s3cr3t"
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_repr_holds_no_secret(value: Wire) -> None:
+def test_a_repr_contains_no_secret(value: Wire) -> None:
     assert SECRET in str(attrs.asdict(value))
     assert SECRET not in repr(value)
     assert "<elided" in repr(value)
@@ -143,20 +143,20 @@ def test_a_repr_holds_no_secret(value: Wire) -> None:
         (None, "None"),
     ],
 )
-def test_an_elided_value_shows_its_size_at_most(value: object, shown: str) -> None:
+def test_an_elided_value_shows_at_most_its_size(value: object, shown: str) -> None:
     assert repr(wire.UnknownVariant(tag="t", raw=value)) == f"UnknownVariant(tag='t', raw={shown})"
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Cleared(Wire):
-    """A value with an elided field that takes null."""
+    """A class with an elided field that accepts null."""
 
     prompt: str | wire.Null | None = None
 
     __wire__ = Shape(elided=frozenset({"prompt"}), clears=frozenset({"prompt"}))
 
 
-def test_null_is_no_secret() -> None:
+def test_null_is_not_elided() -> None:
     assert repr(Cleared(prompt=wire.NULL)) == "Cleared(prompt=NULL)"
 
 

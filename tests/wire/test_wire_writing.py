@@ -1,4 +1,4 @@
-"""Writing: one rule for omitted fields, null where it has a meaning, and only JSON as output."""
+"""Encoding: which fields are omitted, when null is sent, and only JSON as output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT = wire.TextUserInput(text="x")
 TEXT_JSON = {"type": "text", "text": "x", "text_elements": []}
 
 
-def test_none_is_left_out() -> None:
+def test_none_is_omitted() -> None:
     assert wire.encode(wire.TurnStartParams(thread_id="t", input=[TEXT])) == {
         "threadId": "t",
         "input": [TEXT_JSON],
@@ -22,12 +22,12 @@ def test_none_is_left_out() -> None:
     assert wire.encode(wire.ThreadListParams()) == {}
 
 
-def test_false_and_zero_and_empty_are_not() -> None:
+def test_false_zero_and_empty_are_sent() -> None:
     params = wire.ThreadListParams(archived=False, limit=0, source_kinds=[])
     assert wire.encode(params) == {"archived": False, "limit": 0, "sourceKinds": []}
 
 
-def test_a_tag_is_never_left_out() -> None:
+def test_a_tag_is_always_sent() -> None:
     assert wire.encode(wire.IdleThreadStatus()) == {"type": "idle"}
     assert wire.encode(wire.RootFileSystemSpecialPath()) == {"kind": "root"}
 
@@ -55,7 +55,9 @@ CLEARS = [
 @pytest.mark.parametrize(
     ("cls", "given", "field", "name"), CLEARS, ids=lambda row: getattr(row, "__name__", None)
 )
-def test_null_is_sent_only_when_asked_for(cls: Any, given: dict[str, Any], field: str, name: str) -> None:
+def test_null_is_sent_only_if_given_explicitly(
+    cls: Any, given: dict[str, Any], field: str, name: str
+) -> None:
     assert name not in wire.encode(cls(**given))
     cleared = wire.encode(cls(**given, **{field: wire.NULL}))
     assert cleared[name] is None
@@ -74,7 +76,7 @@ def test_irregular_names_are_kept() -> None:
     assert wire.encode(wire.McpElicitationSchema(properties={}, schema="s"))["$schema"] == "s"
 
 
-def test_a_variant_under_a_key_is_wrapped() -> None:
+def test_an_externally_tagged_variant_is_wrapped_in_its_key() -> None:
     value = wire.HttpConnectionFailedCodexErrorInfo(http_status_code=503)
     assert wire.encode(value) == {"httpConnectionFailed": {"httpStatusCode": 503}}
     assert wire.encode(wire.HttpConnectionFailedCodexErrorInfo()) == {"httpConnectionFailed": {}}
@@ -102,7 +104,7 @@ def test_raw_json_is_written_unchanged() -> None:
     assert wire.encode(params)["outputSchema"] is schema
 
 
-def test_an_enum_and_its_text_are_sent_alike() -> None:
+def test_an_enum_member_is_sent_like_its_string() -> None:
     for policy in ("on-request", wire.ApprovalPolicy.on_request):
         params = wire.encode(wire.ThreadStartParams(approval_policy=policy))
         assert params == {"approvalPolicy": "on-request"}

@@ -1,4 +1,4 @@
-"""Every class, enum and union of the protocol, for the tests of this folder."""
+"""Every class, enum and union of the protocol, for the tests in this directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUICK: Final = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-"""Few examples of each, because there are 860 classes: 3 in a run of every day, and 166 in the profile ``long``."""
+"""Few examples for each of the 860 classes: 3 by default, 166 in the profile ``long``."""
 
 NAMES: Final = {name: getattr(wire, name) for name in HOME}
 CLASSES: Final = [

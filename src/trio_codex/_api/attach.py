@@ -45,11 +45,11 @@ async def attach_codex(
     """Attach a client to a server that somebody else started, as a scope. Needs the ``ws`` extra.
 
     However the scope exits, the turns and commands that this client started are ended on the server, and nothing else
-    is: the server goes on, and so do the turns of its other clients.
+    is: the server keeps running, and so do the turns of its other clients.
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
-            An :class:`Attachment` has it together with ``auth``, ``config``, ``ssl_context`` and ``insecure``.
+            Alternatively, an :class:`Attachment`, which also has ``auth``, ``config``, ``ssl_context`` and ``insecure``.
         auth: A token, if the server requires one.
         config: The configuration of the client.
         policy: As in :func:`open_codex`. It does not apply to turns of other clients.
@@ -62,7 +62,7 @@ async def attach_codex(
     Raises:
         AttachError: There is no server, or it refused the connection.
         StartError: The server did not answer ``initialize`` in time, or rejected it.
-        ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
+        ValueError: The URL is not that of a server, or as in :func:`open_codex`; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
         RuntimeError: It was not called from a Trio task.
@@ -72,7 +72,9 @@ async def attach_codex(
         config = ClientConfig() if config is None else config
         url = Attachment(url, auth=auth, config=config, ssl_context=ssl_context, insecure=insecure)
     elif any(each is not None for each in (auth, config, ssl_context)) or insecure:
-        raise TypeError("auth, config, ssl_context and insecure are those of the Attachment: set them there")
+        raise TypeError(
+            "auth, config, ssl_context and insecure are taken from the Attachment: set them there"
+        )
     try:
         from trio_codex._api.loading import load
         from trio_codex._link.dial import parse_address
@@ -89,7 +91,7 @@ async def attach_codex(
         os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
     )
     address = parse_address(url.url, codex_home=home, insecure=url.insecure)
-    # A server that is not ours is never killed, and the others on this connection need it.
+    # A server that this client did not start is never killed. If a turn is stuck, the connection stays open for the others.
     config = attrs.evolve(url.config, on_stuck_turn="abandon")
     client = ClientLifecycle(config, policy, tools, budget, instruments)
     async with open_services(client.close_with) as services:

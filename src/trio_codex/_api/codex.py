@@ -64,12 +64,12 @@ class Codex:
 
     @property
     def owned(self) -> bool:
-        """Whether this client started the server, and so ends it."""
+        """Whether this client started the server, and so stops it."""
         return self._session.connection.owned
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection is open, which it is until you close it or it is lost."""
+        """Whether the connection is open, that is, neither closed nor lost."""
         return self._session.connection.close_reason is None
 
     def __repr__(self) -> str:
@@ -138,14 +138,14 @@ class Codex:
         return (await self._session.connection.wait_ended()).exception()
 
     async def wait_unresponsive(self, *, silence: float = 30, within: float = 10, failures: int = 3) -> None:
-        """Wait until the server is stuck: alive, but silent, and without an answer to a cheap request.
+        """Wait until the server is stuck: it runs, but sends nothing and does not answer a cheap request.
 
         Time during which this program was blocked does not count. The connection stays open; see :meth:`give_up`.
 
         Args:
-            silence: How long the server may be silent before it is asked, in seconds.
-            within: How long it may take to answer, in seconds.
-            failures: The number of requests in a row without an answer.
+            silence: How long the server may be silent before it is sent a request, in seconds.
+            within: The timeout of a request, in seconds.
+            failures: The number of consecutive requests without an answer after which it counts as stuck.
 
         Raises:
             ConnectionBroken: The connection ended first.
@@ -284,7 +284,8 @@ class Codex:
         Raises:
             ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
+            ValueError: As in :meth:`thread_start`.
+            TypeError: As in :meth:`thread_start`.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
@@ -301,7 +302,8 @@ class Codex:
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
+            ValueError: As in :meth:`thread_start`.
+            TypeError: As in :meth:`thread_start`.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
@@ -379,7 +381,8 @@ class Codex:
 
         Raises:
             InvalidRequestError: The thread is not archived.
-            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
+            ValueError: As in :meth:`thread_start`.
+            TypeError: As in :meth:`thread_start`.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         # Report invalid options before sending the first request.

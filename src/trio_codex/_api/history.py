@@ -47,8 +47,8 @@ def threads_of(
 ) -> Pager[wire.Thread]:
     """Iterate over stored threads, each one once.
 
-    The server lists a thread that was reverted and then archived once for each of its files, and one that changes during
-    the iteration again.
+    The server lists a thread more than once if it was reverted and then archived (once for each of its files), or if it
+    changes during the iteration.
     """
     seen: set[str] = set()
 

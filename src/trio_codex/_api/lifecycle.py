@@ -20,7 +20,7 @@ from trio_codex._link.connection import DIAGNOSIS_SECONDS, Connection, Limits
 from trio_codex._link.hooks import Instruments
 from trio_codex._link.timeouts import Timeouts
 from trio_codex._session.approvals import Defaults
-from trio_codex._session.left_behind import Unheard, describe, end_left_turns
+from trio_codex._session.left_behind import NullReceiver, describe, end_left_turns
 from trio_codex._session.server import Server
 from trio_codex._session.session import Session
 from trio_codex._tools.toolbox import Toolbox
@@ -218,7 +218,7 @@ class ClientLifecycle:
     async def _rescue(
         self, services: Services, session: Session, paths: PathBase, redial: Callable[[], Awaitable[Channel]]
     ) -> None:
-        """Once the connection is lost, end the turns that it has left running, over one other connection."""
+        """Once the connection is lost, end the turns that it has left running, over a new connection."""
         reason = (await session.connection.wait_ended()).exception()
         turns = session.threads.left_behind()
         try:
@@ -242,7 +242,7 @@ class ClientLifecycle:
             try:
                 channel = await redial()
                 connection = Connection(services, channel, self._limits, self._timeouts, self._secrets)
-                connection.start(Unheard())
+                connection.start(NullReceiver())
                 try:
                     server = Server(self._config, services, connection, paths)
                     await server.shake_hands()

@@ -1,4 +1,4 @@
-"""Find out whether a server is stuck. Time during which this program was blocked never counts against it."""
+"""Detect a server that is stuck. Time during which this program was blocked never counts against it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from trio_codex._session.session import Session
 
 SAMPLES: Final = 10
-"""How many samples show a silence. It is recognized late by one of them at most."""
+"""Number of samples per silence. A silence is detected at most one sample late."""
 
 QUESTION: Final = "thread/loaded/list"
-"""A request that every server answers at once."""
+"""A request that every server answers immediately."""
 
 
 async def wait_unresponsive(session: Session, silence: float, within: float, failures: int) -> None:
-    """Wait until a server gives no sign of life. See :meth:`Codex.wait_unresponsive`."""
+    """Wait until a server is unresponsive. See :meth:`Codex.wait_unresponsive`."""
     failed = 0
     await trio.lowlevel.checkpoint()
     while failed < failures:
@@ -39,7 +39,7 @@ async def _wait_silent(session: Session, seconds: float) -> None:
 
 
 async def _responds(session: Session, within: float) -> bool:
-    """Ask for a sign of life; return whether anything came."""
+    """Send a request; return whether the server sent anything."""
     reads = session.timeouts.reads
     with session.timeouts.move_on_after(within):
         try:

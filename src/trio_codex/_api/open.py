@@ -74,8 +74,8 @@ async def connect_codex(
 ) -> Codex:
     """Connect a client over a byte stream that is already open, such as the pipes of a process that you started.
 
-    Both ends write one JSON message per line. A server that was started with ``--listen`` does not, on no kind of
-    socket: use :func:`attach_codex` for it.
+    Both ends write one JSON message per line. A server that was started with ``--listen`` speaks WebSocket instead, even
+    on a Unix socket: use :func:`attach_codex` for it.
 
     The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on :meth:`Codex.aclose`,
     open turns are ended and the stream is closed. The server was not started by this client and is never killed.
@@ -91,7 +91,9 @@ async def connect_codex(
 
     Raises:
         StartError: The server did not answer ``initialize``, or rejected it.
-        ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
+        ValueError: As in :func:`open_codex`.
+        TypeError: As in :func:`open_codex`.
+        RuntimeError: As in :func:`open_codex`.
     """
     check_in_trio("connect_codex()")
     check_type("nursery", nursery, trio.Nursery, "write async with trio.open_nursery() as nursery")

@@ -82,7 +82,7 @@ class ThreadSettings(_Settings, total=False):
         collaboration_mode: Collaboration mode (experimental).
         disabled_plugin_ids: Plugins to disable. Replaces the previous list.
         effort: Reasoning effort.
-        environments: Where commands run (experimental). Servers before 0.169.0 only take it for a turn.
+        environments: Where commands run (experimental). Servers before 0.169.0 accept it only for a turn.
         sandbox: What commands may access.
         summary: How reasoning is summarized.
     """
@@ -112,7 +112,7 @@ class TurnOptions(ThreadSettings, total=False):
         output_schema: JSON Schema of the final response.
         parent_turn_id: The turn on whose behalf this one runs.
         responsesapi_client_metadata: Metadata for the model provider (experimental).
-        responsesapi_client_metadata_patch: Metadata to add to what the provider is sent already (experimental, since
+        responsesapi_client_metadata_patch: Metadata to add to that already sent to the provider (experimental, since
             0.164.0).
         root_turn_id: The first turn in the chain of work that led to this one.
         runtime_workspace_roots: Directories of the workspace, resolved like ``cwd``; persists for the thread's later
@@ -308,10 +308,10 @@ def check_given(options: Mapping[str, Any]) -> None:
 
 
 def check_thread_id(value: object) -> None:
-    """Check that the id of a thread is one, and not the thread itself.
+    """Check that a thread id is a string, and not the thread itself.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: It is not a string.
     """
     check_type("thread_id", value, str, "pass the id of the thread, thread.id")
 
@@ -412,7 +412,7 @@ def _setting_members(
 def _given(
     options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
 ) -> dict[str, Any]:
-    """Return the given options that are sent to the server. Raise ``TypeError`` if there is one of an unknown name."""
+    """Return the given options that are sent to the server. Raise ``TypeError`` for an unknown option."""
     unknown = options.keys() - known.__annotations__.keys()
     if unknown:
         raise TypeError(f"{what} has no option {min(unknown)!r}")

@@ -178,8 +178,8 @@ class Thread(StoredThread):
                 combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
                 value.
             leave_running: Leave the turn running when the scope exits early, for :meth:`rejoin`. Callbacks in progress
-                are cancelled without an answer. What the server asks from then on waits for a client that rejoins the
-                turn, unless the thread has a policy of its own. On a server that this client started, the turn lasts
+                are cancelled without an answer. Later requests of the turn wait for a client that rejoins it, unless the
+                thread has a policy of its own. On a server that this client started, the turn lasts
                 until the client closes. A turn that exceeds a limit ends nevertheless.
             **options: See :class:`TurnOptions`.
 
@@ -248,15 +248,15 @@ class Thread(StoredThread):
     def rejoin(self, *, end: bool = False, policy: Policy | None = None) -> AbstractAsyncContextManager[Turn]:
         """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
 
-        Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
-        its result.
+        Leaving the scope leaves the turn running. A turn that has ended since the thread was opened can be rejoined, too,
+        for its result.
 
         While the scope is open, the policies of the turn, the thread and the client handle the turn's requests, and those
         that the server has parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
 
-        The status, the final response and the items of the result are whole. Events are not: the first one,
+        The status, the final response and the items of the result are complete. The events are not: the first one,
         ``trio_codex/gap``, stands for those that are missing. Deltas, ``turn_usage``, ``diff`` and the budgets of the
-        thread and the client count from then on.
+        thread and the client cover only what follows it.
 
         Args:
             end: End the turn if the scope exits early, as :meth:`turn` does. If it pursues a goal, the goal is paused.

@@ -265,8 +265,8 @@ async def open_turn(
         budget: The budget of the turn.
         output: The type of the final response.
         named_by_announcement: Whether only the announcement has a turn id, and the response has none.
-        outlives_scope: Whether the turn goes on when its scope exits early. A start that is cancelled, and a limit that
-            is exceeded, end it nevertheless.
+        outlives_scope: Whether the turn continues when its scope exits early. Even then, it ends if its start is
+            cancelled or a limit is exceeded.
     """
     session.connection.check_open()
     # Check again: the scope may be entered long after it was created.
@@ -318,7 +318,7 @@ async def open_turn(
 
 
 async def leave_running(session: Session, body: ScopeGuard, turn: TurnState) -> None:  # noqa: ASYNC910  # cleanup
-    """Release a turn that goes on when its scope exits. What its callbacks have not answered stays parked."""
+    """Release a turn that continues when its scope exits. Requests that its callbacks have not answered stay parked."""
     callbacks = session.ender.release(turn)
     if any(callbacks):
         await body.finish(session.services, session.ender.wait_cancelled, turn, callbacks)

@@ -44,7 +44,7 @@ def positive(_: object, attribute: Any, value: object) -> None:
 
 
 def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
-    """Return several values as a tuple. Raise ``TypeError`` for a bare string, or if there is nothing to iterate over.
+    """Return the values as a tuple. Raise ``TypeError`` for a bare string or a value that is not iterable.
 
     A type checker accepts a bare string as an iterable of strings, and the first character of ``"/tmp"`` is the root of
     the file system.

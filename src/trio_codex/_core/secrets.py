@@ -16,7 +16,7 @@ MIN_SECRET_LENGTH: Final = 8
 """Minimum length of an environment value to redact. Shorter ones are flags and occur inside ordinary words."""
 
 MIN_NAMED_LENGTH: Final = 4
-"""The same for a variable whose name says that it holds a secret."""
+"""Minimum length of the value of a variable whose name suggests a secret."""
 
 MIN_REST_LENGTH: Final = 4
 """Minimum length of a partial value, where the text was truncated, to redact. Shorter ones reveal nothing."""
@@ -43,14 +43,14 @@ _SHORT_ESCAPES: Final = {
 }
 
 _QUOTED: Final = tuple(map(re.compile, (rb"[^\w.~-]", rb"[^\w.~/-]", rb"[\x00- \"#<>\x7f-\xff]")))
-"""What is quoted in a part of a URL, in a path, and in a query that is otherwise left as it is."""
+"""The characters that are percent-encoded in a component of a URL, in its path, and in its query."""
 
 LONGEST_QUOTED: Final = 8192
-"""Longer values do not occur in URLs, and not as a whole in a line of JSON on stderr."""
+"""Maximum length of a value to look for in encoded form. Longer ones occur neither in URLs nor in JSON on stderr."""
 
 
 class Secrets:
-    """The configured environment values that no error may show, also as parts of JSON or of a URL."""
+    """The configured environment values that no error may show, even as part of JSON or of a URL."""
 
     def __init__(self, environment: Mapping[str, str | None], *, min_length: int | None = None) -> None:
         # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.

@@ -1,6 +1,6 @@
-"""Import and call functions of the user: policies, tools, solvers and functions to retry. No other module does.
+"""Import and call functions of the user: policies, tools, solvers and functions to retry. No other module calls them.
 
-Callers without Trio cannot provide Trio coroutines. For them, a bridge set here runs the function where it belongs: in a
+Callers without Trio cannot provide Trio coroutines. For them, a bridge set here runs the function in the right place: in a
 worker thread, or in the event loop of the caller. Functions of this package are Trio coroutines and never cross it.
 """
 
@@ -55,7 +55,7 @@ def import_function(name: str) -> Callable[..., Any]:
     if not module or not function:
         raise ValueError(f"{name!r} cannot be imported: write MODULE:FUNCTION, such as agents:main")
     if "" not in sys.path:
-        # The working directory: where scripts are, and engines start their workers.
+        # The working directory, in which scripts usually are and engines start their workers.
         sys.path.insert(0, "")
     try:
         found: Any = getattr(importlib.import_module(module), function)

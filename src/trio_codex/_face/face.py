@@ -115,7 +115,7 @@ class Face(Presenter):
         return wrap(self, host, operation.value)
 
     async def refill(self, proxy: Proxy) -> bool:
-        """Take the next elements of an iteration over a handle. Return whether there are any."""
+        """Fetch the next elements of an iteration over a handle. Return whether there are any."""
         await proxy.face_bound()
         host, unread = proxy.face_host, proxy.face_unread
 

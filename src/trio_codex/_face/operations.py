@@ -77,7 +77,7 @@ class Operation:
 
 
 class Around:
-    """The surroundings of operations: a scope, a callback, or the client itself.
+    """What operations run in: a scope, a callback, or the client itself.
 
     Attributes:
         nursery: Runs the operations; ``None`` unless it is open.
@@ -101,7 +101,7 @@ class Around:
                     self.nursery = None
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # Operations raise only Cancelled, and the surroundings expect it outside a group.
+            # Operations raise only Cancelled, and the enclosing scope expects it without a group.
             error: BaseException = group
             while exceptions := getattr(error, "exceptions", ()):
                 error = exceptions[0]

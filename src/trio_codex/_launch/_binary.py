@@ -26,7 +26,7 @@ from trio_codex.wire._registry import VERSION
 TESTED: Final[tuple[str, str]] = ("0.156.0", VERSION)
 """The oldest and the newest version on which every feature of the server works.
 
-This is verified by running the integration tests against both. The wire types are those of the newest.
+This is verified by running the integration tests against both. The wire types are generated from the newer one.
 """
 
 VERSION_SECONDS: Final = 10.0

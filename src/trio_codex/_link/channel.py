@@ -19,7 +19,7 @@ CHUNK_BYTES: Final = 64 * 1024
 """How much is read at once. It fits into the processor's cache."""
 
 LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
-"""How much is read at once in the middle of a long line. Larger buffers cost more to allocate than they save."""
+"""How much is read at once in the middle of a long line. Allocating larger buffers costs more than they save."""
 
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
 """How much is read at once if hundreds of consumers share it. It is the capacity of the pipe."""
@@ -45,8 +45,8 @@ class Channel(ABC):
 
     Attributes:
         max_message_bytes: The size limit of an inbound message.
-        has_peers: Whether the server serves other connections beside this one, and may ask them the same.
-        control: What the transport itself has to send, such as the answer to a ping. The reader hands it to the writer.
+        has_peers: Whether the server has other connections, and may send them the same requests.
+        control: A frame that the transport itself has to send, such as a pong. The reader passes it to the writer.
     """
 
     max_message_bytes: int
@@ -77,7 +77,7 @@ class Channel(ABC):
         """Return the function that sends as much as possible without blocking; ``None`` if only the writer may send.
 
         It returns the number of bytes sent, raises what :meth:`send_all` raises, and must not be called while a task is
-        in that. A function instead of a method, because a call more is felt in every round trip.
+        in that. Returning the function saves a call in every round trip.
         """
         return None
 
@@ -94,7 +94,7 @@ class Channel(ABC):
         """
 
     def ping(self) -> bytes:
-        """Return a frame that the other side has to answer; empty if the transport has none."""
+        """Return a frame that the server has to answer; empty if the transport has none."""
         return b""
 
     async def close(self) -> None:

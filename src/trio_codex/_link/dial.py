@@ -29,16 +29,16 @@ CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
 
 SOCKET_PATH_BYTES: Final = 107
-"""How long the path of a socket may be on Linux. A relative path may lead further."""
+"""Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
 _SILENT: Final = logging.Logger("trio_codex.websocket", logging.CRITICAL)
-"""The protocol would log the headers, and with them the token."""
+"""A logger that drops everything: the protocol would log the headers, which contain the token."""
 
 RESPONSE_BYTES: Final = 2048
-"""How much of an answer is kept for an error. The words of a refusal come early."""
+"""How much of a response is kept for an error. The text of a refusal is near its beginning."""
 
 SHOWN_CHARACTERS: Final = 200
-"""How much of an answer an error shows."""
+"""How much of a response an error shows."""
 
 DESCRIPTORS_HINT: Final = "Check the limit on open files: ulimit -n."
 
@@ -70,7 +70,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The URL for messages. A query may have a token in it."""
+        """The URL for messages, without the query, which may contain a token."""
         return self.url if self.path is not None else self.url.partition("?")[0]
 
 
@@ -84,18 +84,20 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         insecure: Whether to allow ``ws://`` to another machine.
 
     Raises:
-        ValueError: It is none of these, or would send everything in the clear over a network.
+        ValueError: It is none of these, or would send everything unencrypted over a network.
     """
     parts = urlsplit(url)
     if parts.scheme == "unix" and url[4:7] == "://":
         path = url[7:]
         if "\0" in path:
-            raise ValueError(f"{url!r} is no address of a server: a path contains no null character")
+            raise ValueError(
+                f"{url!r} is not the address of a server: a path cannot contain a null character"
+            )
         if not path and codex_home is None:
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
-        # The daemon puts a link there where the path would be too long for a socket.
+        # If the path would be too long for a socket, the daemon puts a link there.
         home = os.fspath(codex_home or "")
         return Address(
             url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
@@ -109,7 +111,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     try:
         parts.hostname.encode("idna")
     except UnicodeError:
-        raise ValueError(f"{parts.hostname!a} is no name of a host") from None
+        raise ValueError(f"{parts.hostname!a} is not the name of a host") from None
     try:
         parse_uri(url)
     except InvalidURI as exc:
@@ -123,12 +125,12 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
 
 
 def _absolute(path: str) -> str:
-    """Return a path that means the same once the program has another working directory, if it fits into a socket."""
+    """Return the absolute path, which stays valid if the working directory changes, unless it is too long for a socket."""
     try:
         absolute = os.path.abspath(path)
         return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
     except UnicodeError:
-        raise ValueError(f"{path!a} is no path that a file can have") from None
+        raise ValueError(f"{path!a} is not a valid path") from None
     except OSError:  # the working directory was deleted
         return path
 
@@ -153,10 +155,10 @@ class Dialer:
         address: Where the server listens.
         token: The token that the request carries, if any.
         max_message_bytes: The size limit of an inbound message.
-        ssl_context: For TLS; the default trusts the certificate authorities of the system.
+        ssl_context: The TLS configuration; the default trusts the certificate authorities of the system.
 
     Raises:
-        ValueError: The address does not use TLS, and a context for it was given.
+        ValueError: ``ssl_context`` was given for an address without TLS.
     """
 
     def __init__(
@@ -171,13 +173,13 @@ class Dialer:
         self._ssl_context = ssl_context
         self._is_connected = False
         self._response = b""
-        """The beginning of the answer."""
+        """The beginning of the response."""
 
     async def dial(self) -> WebSocketChannel:
         """Connect and perform the handshake. The caller sets the timeout.
 
         Raises:
-            AttachError: Nobody listens there, or who listens there is no server for this client.
+            AttachError: Nothing listens there, or the listener is not a server for this client.
         """
         stream = await self._open_stream()
         self._is_connected = True
@@ -217,7 +219,7 @@ class Dialer:
         raise error
 
     async def _shake_hands(self, stream: trio.abc.Stream, protocol: ClientProtocol) -> AttachError | None:
-        """Perform the handshake. Return what is wrong: raised here, it would show the answer in a frame of its traceback."""
+        """Perform the handshake. Return the error, if any: if it were raised here, its traceback would contain the response."""
         try:
             await stream.send_all(b"".join(protocol.data_to_send()))
             while protocol.handshake_exc is None and not protocol.events:
@@ -236,13 +238,13 @@ class Dialer:
             response = protocol.handshake_exc.response
             return self._refused(response.status_code, bytes(response.body))
         if protocol.handshake_exc is not None:
-            # Not as a cause: it quotes the answer.
+            # Not as the cause, because it quotes the response.
             return self._refusal() or self._no_websocket()
         del protocol.events[0]
         return None
 
     def _requested(self) -> ClientProtocol:
-        """Return the protocol with the request. The request itself is in no frame from which an error is raised."""
+        """Return the protocol, which has queued the request. No frame that raises an error contains the request."""
         uri = parse_uri("ws://localhost/" if self._address.path is not None else self._address.url)
         protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
         request = protocol.connect()
@@ -254,7 +256,7 @@ class Dialer:
     # -- errors ------------------------------------------------------------------------------------------------
 
     def timed_out(self, seconds: float) -> StartError:
-        """Return the error for a timeout that cancelled :meth:`dial`, by what the server had answered until then."""
+        """Return the error for a timeout that cancelled :meth:`dial`, given what the server had sent by then."""
         shown, hint = self._address.shown, WRONG_SERVER_HINT
         problem = f"{shown} accepted the connection and did not answer within {seconds:g} s"
         if not self._is_connected:
@@ -263,7 +265,7 @@ class Dialer:
         return self._refusal() or StartTimeout(problem, "connect", hint)
 
     def _refusal(self) -> AttachError | None:
-        """Return the error for an HTTP answer that has not ended, or that ended early, if it refuses the connection."""
+        """Return the error for an incomplete HTTP response, if it refuses the connection."""
         head, _, body = self._response.partition(b"\r\n\r\n")
         status = re.match(rb"HTTP/1\.[01] (\d{3})[ \r]", head)
         return None if status is None or status[1] == b"101" else self._refused(int(status[1]), body)
@@ -278,7 +280,7 @@ class Dialer:
         )
 
     def _break(self, cause: BaseException) -> AttachError:
-        """Return the error for a connection that broke before the handshake was done."""
+        """Return the error for a connection that broke before the handshake was complete."""
         problem, hint = "the connection broke during the handshake", WRONG_SERVER_HINT
         if isinstance(cause, ssl.SSLCertVerificationError):
             problem = f"its certificate is not valid here: {cause.verify_message}"
@@ -301,12 +303,12 @@ class Dialer:
         return AttachError(f"{self._address.shown} {problem}", hint=hint)
 
     def _one_line(self, data: bytes) -> str:
-        """Return an answer for an error, on one line and without secrets."""
+        """Return a response on one line and without secrets, for an error."""
         return self.secrets.hide_if_cut(" ".join(data[:RESPONSE_BYTES].decode(errors="replace").split()))
 
 
 def _first_cause(exc: OSError) -> OSError:
-    """Return one error: Trio tries every address of a host, and raises one for all of them."""
+    """Return the error of one address: Trio tries all addresses of a host, and raises one error for all."""
     if exc.errno is not None or exc.__cause__ is None:
         return exc
     return next((leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)), exc)

@@ -1,4 +1,4 @@
-"""A connected socket as a stream that does no harm to the program around it."""
+"""A stream over a connected socket that never raises SIGPIPE."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class SocketStream(trio.abc.Stream):
-    """A stream whose writes raise no SIGPIPE, which kills a program that has reset its handler.
+    """A stream whose writes raise no SIGPIPE, which would kill a program that has reset its handler.
 
     Args:
         stream: The stream of the socket.

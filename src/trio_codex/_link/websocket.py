@@ -1,7 +1,7 @@
 """WebSocket frames as a channel: one JSON-RPC message for each text message.
 
 The protocol is that of ``websockets``, without I/O. The reader never writes: it leaves pongs and the answer to a close
-frame to the writer, and of several pongs only the newest.
+frame to the writer, and of several pongs, only the newest is sent.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FRAGMENT_BYTES: Final = 8 * 1024 * 1024
 """Longer messages are sent in fragments: the server refuses frames of more than 16 MiB."""
 
 CLOSE_SECONDS: Final = 1.0
-"""How long closing may take to send the close frame to a server that does not read."""
+"""Timeout for sending the close frame to a server that does not read."""
 
 
 class WebSocketChannel(Channel):
-    """Messages over a WebSocket whose handshake is done.
+    """Messages over a WebSocket whose handshake is complete.
 
     Args:
-        stream: The byte stream below.
+        stream: The underlying byte stream.
         protocol: The state of the protocol.
         max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
         address: Where the server is, for messages.
@@ -89,7 +89,7 @@ class WebSocketChannel(Channel):
         """See :meth:`~trio_codex._link.channel.Channel.receive`.
 
         Raises:
-            trio.BrokenResourceError: The transport failed, or what came is not the protocol.
+            trio.BrokenResourceError: The transport failed, or the server violated the protocol.
         """
         protocol = self._protocol
         # The handshake may have read the first messages.
@@ -115,10 +115,10 @@ class WebSocketChannel(Channel):
         return self._take_received()
 
     def _take_received(self) -> list[Frame]:
-        """Return the messages that were received, and keep what the protocol answers to the other frames."""
+        """Return the received messages, and keep the protocol's answer to other frames in ``control``."""
         for data in self._protocol.data_to_send():
             if data:
-                # A close frame is the last, and a newer pong stands for all before.
+                # Keep only the last: nothing follows a close frame, and the newest pong answers all pings.
                 self.control = data
         messages: list[Frame] = []
         for frame in self._protocol.events_received():

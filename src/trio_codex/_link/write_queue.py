@@ -63,7 +63,7 @@ class WriteQueue:
         self._urgent: deque[QueuedLine] = deque()
         self._ordinary: deque[QueuedLine] = deque()
         self._control = b""
-        """What the transport itself has to send."""
+        """A frame of the transport itself, such as a pong."""
         self.reply_bytes: int = 0
         self._rest = b""
         """The rest of a line that was partly written directly. It is sent before everything else."""
@@ -101,7 +101,7 @@ class WriteQueue:
         return True
 
     def put_control(self, data: bytes) -> None:
-        """Send something of the transport itself before the next line. It replaces what has not been sent yet."""
+        """Send a frame of the transport itself before the next line. It replaces one that has not been sent yet."""
         if not self._closed:
             self._control = data
             self._wake()

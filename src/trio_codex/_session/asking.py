@@ -89,9 +89,9 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
 
 
 def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
-    """Whether a request is about a turn that this client neither started nor rejoined, so that another client answers it."""
+    """Return whether a request belongs to a turn of another client, which this client neither started nor rejoined."""
     if state is None or state.turn is None:
-        # Where nobody else is known to be asked, it would wait forever.
+        # If no other client is known to receive the request, it would never be answered.
         return approvals.has_peers and owner_of(state) is None
     return (approvals.is_shared or is_left_running(state)) and owner_of(state) is None
 

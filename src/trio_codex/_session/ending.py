@@ -178,7 +178,7 @@ class TurnEnder:
     ) -> bool:
         """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
-        ``params`` builds the parameters for a turn id. ``settled`` waits for the response as long as one is expected.
+        ``params`` builds the parameters for a turn id. ``settled`` waits for the response, but no longer than one can arrive.
 
         Raises:
             RpcError: It was rejected for a reason other than being too early or using the wrong turn id.

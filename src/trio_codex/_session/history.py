@@ -1,4 +1,4 @@
-"""What the server has stored of turns that this client has not seen from their start."""
+"""Read turns from the server's history, for turns that this client has not observed from their start."""
 
 from __future__ import annotations
 

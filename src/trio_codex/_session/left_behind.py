@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from trio_codex._session.state import ThreadState
 
 LOOK_SECONDS: Final = 0.05
-"""How often the server is asked. It announces a turn within 40 ms of the request to start it."""
+"""Interval between queries. The server announces a turn within 40 ms of the request to start it."""
 
 LOOKS: Final = 20
-"""How often a turn is looked for that is not seen to have ended."""
+"""Number of queries for a turn that is neither running nor known to have ended."""
 
 
 class LeftTurn(msgspec.Struct, frozen=True, eq=False):
@@ -44,7 +44,7 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
 
     @classmethod
     def on(cls, thread: ThreadState) -> LeftTurn | None:
-        """Create it for a thread; ``None`` if nothing of this client can be running there."""
+        """Return what this client may have running on a thread; ``None`` if there is nothing."""
         turn, earlier_ids = thread.turn, frozenset(thread.past_turn_ids)
         if thread.sequence is not None:
             return cls(thread.id, frozenset(), earlier_ids, is_goal=True)
@@ -53,8 +53,8 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
         return cls(thread.id, frozenset(turn.machine.ids()), earlier_ids)
 
 
-class Unheard:
-    """The receiver of a connection that only sends requests. It leaves the server's requests to others."""
+class NullReceiver:
+    """The receiver of a connection that only sends requests. It leaves the server's requests to other clients."""
 
     def on_notifications(self, notifications: Sequence[Notification]) -> None:
         """Ignore them."""
@@ -63,7 +63,7 @@ class Unheard:
         """Ignore it."""
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Leave it to others."""
+        """Leave it to other clients."""
 
     def on_junk(self, junk: Junk) -> None:
         """Ignore it."""
@@ -81,7 +81,7 @@ async def end_left_turns(server: Server, turns: list[LeftTurn]) -> None:
 
     Args:
         server: The server.
-        turns: The turns. Those that are seen to have ended are removed.
+        turns: The turns. Those that have ended are removed.
 
     Raises:
         CodexError: As for any request.
@@ -121,9 +121,9 @@ async def _end(server: Server, turn: LeftTurn) -> None:
             await _interrupt(server, turn.thread_id, str(newest.get("id")))
             if not turn.is_goal:
                 return
-            # Paused between two turns, the server may start one more.
+            # A goal that is paused between two turns may get one more turn.
         elif newest is not None and turn.turn_ids and not may_be_starting(newest):
-            # Without an id, the newest may be an earlier turn that this client has never heard of.
+            # If no id is known, the newest turn may be an earlier one that this client never saw.
             return
         await server.timeouts.sleep(LOOK_SECONDS)
 
@@ -134,7 +134,7 @@ async def _pause(server: Server, thread_id: str) -> None:
             "thread/goal/set", {"threadId": thread_id, "status": "paused"}, request_class="control"
         )
     except InvalidRequestError as exc:
-        # It has reached its end, or was never set.
+        # The goal has ended, or was never set.
         await trio.lowlevel.checkpoint()
         logger.debug("the goal of thread %s: %s", thread_id, exc)
 
@@ -147,7 +147,7 @@ async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:
                 "turn/interrupt", {"threadId": thread_id, "turnId": turn_id}, request_class="control"
             )
         except InvalidRequestError as exc:
-            # It has not been announced yet, or has ended.
+            # The turn has not been announced yet, or has ended.
             logger.debug("turn %s: %s", turn_id, exc)
         await server.timeouts.sleep(LOOK_SECONDS)
         newest = await _newest(server, LeftTurn(thread_id, frozenset({turn_id}), frozenset()))

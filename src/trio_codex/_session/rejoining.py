@@ -23,7 +23,7 @@ GAP_METHOD: Final = "trio_codex/gap"
 
 
 def gap(turn: TurnState) -> Event:
-    """Return the event that says that earlier events of a turn are missing."""
+    """Return the event that reports that earlier events of a turn are missing."""
     json = msgspec.json.encode({"threadId": turn.thread.id, "turnId": turn.id})
     return Event(GAP_METHOD, json, len(json))
 
@@ -50,7 +50,7 @@ async def find_turn(session: Session, thread: ThreadState) -> TurnState:
 
 
 async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
-    """Receive the parked requests of a turn, and what its agents do and ask from now on.
+    """Receive the parked requests of a turn, and from now on the events and requests of its agents.
 
     Args:
         session: The client.
@@ -72,7 +72,7 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
             try:
                 await session.history.refresh(agent, was_unsubscribed=True)
             except RpcError as exc:
-                # It was closed, or has had no turn yet.
+                # The agent was closed, or has had no turn yet.
                 logger.debug("agent %s: %s", agent_id, exc)
         if agent.turn is not None:
             await follow(session, agent.turn, seen)
@@ -86,7 +86,7 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
     await session.ender.end_turn(turn)
     if not was_paused or turn.lost or turn.was_interrupted:
         return
-    # It ended by itself, and the server may already have decided to start the next one.
+    # The turn ended by itself, and the server may already have decided to start the next one.
     with session.timeouts.move_on_after(NEXT_TURN_SECONDS):
         while turn.thread.turn is None:
             await session.timeouts.sleep(LOOK_SECONDS)

@@ -15,7 +15,7 @@ from trio_codex import wire
 from trio_codex._core.json import list_of, object_of, string_of
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import Answer
-from trio_codex._values.tool_result import ToolResult, spelt_out
+from trio_codex._values.tool_result import ToolResult, escape_surrogates
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import (
     Accept,
@@ -374,7 +374,9 @@ def answer_tool_call(_: object, decision: object) -> Answer | None:
 
 
 def failed_call(text: str) -> Answer:
-    return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
+    return Answer(
+        {"contentItems": [{"type": "inputText", "text": escape_surrogates(text)}], "success": False}
+    )
 
 
 def _ask_auth_refresh(params: wire.ChatgptAuthTokensRefreshParams, _: RequestContext) -> AuthRefreshRequest:

@@ -38,11 +38,11 @@ PASSING: Final = frozenset(
 """Values of ``codexErrorInfo`` that say that the model's provider may answer later."""
 
 PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
-"""HTTP statuses below 500 that say the same: the official clients of the model's API repeat these and all from 500 on."""
+"""HTTP statuses below 500 that mean the same. The official clients of the model's API retry these, and all from 500 on."""
 
 CUT_OFF: Final = "stream disconnected"
-"""How the message of a turn begins that failed because its stream was cut off. Its ``codexErrorInfo`` is only ``other``,
-which invalid requests have as well, so the text has to tell them apart."""
+"""The beginning of the error message of a turn whose stream was cut off. Its ``codexErrorInfo`` is only ``other``, as for
+an invalid request, so the text has to distinguish the two."""
 
 
 class _Attempt(msgspec.Struct, eq=False):
@@ -105,11 +105,12 @@ def is_retryable_error(exc: BaseException) -> bool:
 def is_transient_error(exc: BaseException) -> bool:
     """Return whether the same work may succeed if it is tried again a little later, with the same client.
 
-    This is true for a request that was rejected because of load, and for :class:`~trio_codex.errors.TurnFailed` if the
-    model's provider was overloaded, limited the rate, could not be reached, failed internally (HTTP 408, 409, 425, 429,
-    or 500 and above), or cut off its response. It is false for everything else, such as a used-up account, a context
-    window that is too small, an invalid request, a policy, or a budget. It is also false for a lost connection to the
-    server: that takes a new client.
+    This is true for a request that was rejected because of load. It is also true for
+    :class:`~trio_codex.errors.TurnFailed` if the model's provider was overloaded, limited the rate, failed internally,
+    could not be reached, cut off its response, or answered with HTTP status 408, 409, 425, 429, or 500 and above.
+
+    It is false for everything else, such as a usage limit, a context window that is too small, an invalid request, a
+    policy, or a budget. It is also false for a lost connection to the server, which requires a new client.
     """
     if isinstance(exc, ServerBusyError):
         return True
@@ -194,7 +195,8 @@ async def retry_transient(
         text = await retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
-    would stand there twice. A supervised prompt with ``on_failed="continue"`` sends a follow-up instead. What a failed turn has done to files is not undone.
+    would appear there twice. A supervised prompt with ``on_failed="continue"`` sends a follow-up instead. Changes that a
+    failed turn has made to files are not undone.
 
     The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
     instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
@@ -225,7 +227,7 @@ def _was_refused(exc: Exception, started: int) -> bool:
 
 
 def _has_failed_transiently(exc: Exception, started: int) -> bool:
-    # A turn that failed has ended. Behind a refused request, one that was started before may still be running.
+    # A failed turn has ended. After a refused request, a turn that the attempt started earlier may still be running.
     return is_transient_error(exc) and (not started or isinstance(exc, TurnFailed))
 
 

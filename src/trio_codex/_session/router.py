@@ -200,7 +200,7 @@ class Router:
             return
         if is_end:
             if turn.is_partial and turn.sinks:
-                # It goes by the id of this event from now on, which is that of its stored record.
+                # From now on, its id is that of this event, under which the server has stored it.
                 turn.machine.bind(turn_id)
                 self._history.end_soon(turn, event)
             else:

@@ -73,15 +73,15 @@ def _item(
     value: str | Image | wire.DynamicToolCallOutputContentItem,
 ) -> wire.DynamicToolCallOutputContentItem:
     if isinstance(value, str):
-        return wire.InputTextDynamicToolCallOutputContentItem(text=spelt_out(value))
+        return wire.InputTextDynamicToolCallOutputContentItem(text=escape_surrogates(value))
     if isinstance(value, Image):
         return wire.InputImageDynamicToolCallOutputContentItem(image_url=value.url)
     if isinstance(value, wire.InputTextDynamicToolCallOutputContentItem):
-        return value.evolve(text=spelt_out(value.text))
+        return value.evolve(text=escape_surrogates(value.text))
     return value
 
 
-def spelt_out(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Escape lone surrogates, which some file names contain, because UTF-8 cannot encode them (PROTOCOL Q10)."""
     return text.encode(errors="backslashreplace").decode()
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_WAIT: Final = threading.TIMEOUT_MAX
-"""A lock accepts no longer timeout."""
+"""The longest timeout that a lock accepts."""
 
 _here: Final = threading.local()
 
@@ -97,7 +97,7 @@ class Blocking(Face):
     aliases = MappingProxyType({"aclose": ("close",)})
 
     def caller(self) -> object:
-        # Not the number of the thread, which the next thread may have.
+        # Not the id of the thread, which a later thread may reuse.
         if (caller := getattr(_here, "caller", None)) is None:
             caller = _here.caller = object()
         return caller

@@ -1,4 +1,4 @@
-"""Where the client of a command comes from: a server that it starts, one that it attaches to, or one without a network."""
+"""Connect the client of a command: to a server that it starts, to a running server, or to an offline one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
 
 
 def without_waiting(source: AnySourceT) -> AnySourceT:
-    """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network forever.
+    """Return a source whose server gives up if it cannot reach the model, instead of waiting for a network forever.
 
     For unattended commands. An option ``-c`` of the user's takes precedence.
     """
@@ -89,7 +89,7 @@ def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractA
 
     Raises:
         CodexError: There is no server.
-        CommandFailed: The URL is not one of a server.
+        CommandFailed: The URL is not that of a server.
     """
     if isinstance(source, Attachment):
         return _attached(source, policy)

@@ -195,7 +195,7 @@ class Chat:
         return result
 
     def _ended_by(self, error: Exception) -> Exception:
-        """Return the error to raise when the chat ends, with a hint how to resume the thread."""
+        """Return the error to raise when the chat ends, with a hint for resuming the thread."""
         if not isinstance(error, CodexError):
             return error
         command = self._command_to_continue()

@@ -122,7 +122,7 @@ class ChatScreen(Screen):
 
     @contextlib.contextmanager
     def opened(self) -> Generator[None]:
-        """Take over the terminal, and restore it afterwards."""
+        """Set up the terminal for the chat, and restore it afterwards."""
         self._take()
         try:
             yield

@@ -278,7 +278,7 @@ def supervise_command(function: str, journal: str, **options: Any) -> int:
     """Run an async function that takes a supervisor, until it returns.
 
     Servers that die are replaced. SIGTERM drains: no new prompts are admitted, and the command ends once open turns have,
-    or after a minute. Under systemd it reports readiness, status and signs of life (Type=notify, WatchdogSec=).
+    or after a minute. Under systemd it reports readiness and status, and serves the watchdog (Type=notify, WatchdogSec=).
     """
     from trio_codex.cli._supervise import supervise
 

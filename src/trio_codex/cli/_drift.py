@@ -219,7 +219,7 @@ class _Comparison:
     def note(self, kind: Kind, change: Change, name: str, detail: str = "", *, matters: bool = False) -> None:
         """Record a difference. It matters if it matters in either direction.
 
-        What only older servers have is known to be gone.
+        Removals of what only older servers have are expected, and left out.
         """
         if change == "gone" and name in OLDER_ONLY:
             return

@@ -1,4 +1,4 @@
-"""The scripted model of ``--offline``: it gives every message the same answer."""
+"""The scripted model of ``--offline``, which sends the same answer to every message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from trio_codex.testing import OfflineHome
 
 ANSWER: Final = (
-    "This answer comes from a scripted model on your machine. It needs no account and no network, and says the same to"
-    " every message. Everything else is real: the server, the thread, the turn and its events."
+    "This answer comes from a scripted model on your machine. It needs no account and no network, and sends the same"
+    " answer to every message. Everything else is real: the server, the thread, the turn and its events."
 )
 
 WORD_SECONDS: Final = 0.04

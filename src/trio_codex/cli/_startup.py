@@ -11,7 +11,7 @@ INTERRUPTED: Final = 130
 """The exit status of a program ended by Ctrl-C, as reported by shells."""
 
 TIMED_OUT: Final = 124
-"""The exit status of a turn that ``--timeout`` ended, as of ``timeout`` in shells."""
+"""The exit status of a turn that ``--timeout`` ended, the same as that of the ``timeout`` command."""
 
 EXTRAS: Final[Mapping[str, str]] = {
     "click": "cli",

@@ -29,7 +29,7 @@ ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"\b(?:sk-|eyJ)[-A-Za-z0-9_.]{12,}")
 _OPTION: Final = re.compile(r"(?<![\w/.-])codex_(bin|home)(?![\w/-]|\.\w)")
-"""An argument of the library that is an option here. In a path it is a name of the user's."""
+"""An argument of the library that is an option here. As part of a path, it is left unchanged."""
 
 _OPTIONS: Final = {
     "auth=BearerToken(…) or auth=SignedBearer(…)": "--token-file with a token",

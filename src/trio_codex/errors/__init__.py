@@ -43,7 +43,7 @@
     ├─ OutputError                  the final response does not match ``output_type``
     ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
     ├─ SupervisionError
-    │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart does not cure
+    │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart cannot fix
     │   ├─ KeyConflict              the key identifies another prompt
     │   ├─ ThreadGone               the server no longer has the thread
     │   ├─ HistoryLost              the history lacks a prompt that was given to the model

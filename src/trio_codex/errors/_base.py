@@ -52,7 +52,7 @@ class CodexError(Exception):
 class FaceError(CodexError):
     """A client of :mod:`trio_codex.blocking` or :mod:`trio_codex.aio` cannot be used from here.
 
-    That is in a forked process, in another event loop, or in a callback that the client waits for.
+    It is raised in a forked process, in another event loop, and in a callback that the client waits for.
     """
 
 

@@ -16,7 +16,7 @@ class SupervisionError(CodexError):
 
 @error_class
 class RestartLimitExceeded(SupervisionError):
-    """The server failed again and again, or in a way that another start does not cure. The body was cancelled.
+    """The server failed too often, or in a way that a restart cannot fix. The body was cancelled.
 
     Attributes:
         problem: Which limit was exceeded, in one sentence.
@@ -27,7 +27,7 @@ class RestartLimitExceeded(SupervisionError):
     exits: Sequence[str] = ()
 
     def __str__(self) -> str:
-        # Equal exits are named once: they usually are the same one, over and over.
+        # Show equal exits once: usually the same failure repeats.
         return self.problem + "".join(f"\n- {line}" for line in dict.fromkeys(self.exits))
 
 
@@ -44,7 +44,7 @@ class KeyConflict(SupervisionError):
     key: str
 
     def __str__(self) -> str:
-        return f"key {self.key!r} of thread {self.name!r} stands for another input; use a new key for a new prompt"
+        return f"key {self.key!r} of thread {self.name!r} identifies another input; use a new key for a new prompt"
 
 
 @error_class
@@ -67,7 +67,7 @@ class ThreadGone(SupervisionError):
 
 @error_class
 class HistoryLost(SupervisionError):
-    """A prompt was given to the model, but the thread's history does not have it. It is never sent again.
+    """A prompt was given to the model, but is missing from the thread's history. It is never sent again.
 
     Attributes:
         name: The name of the thread.
@@ -93,7 +93,7 @@ class TurnInterrupted(SupervisionError):
 
     Attributes:
         key: The key of the turn.
-        result: What the history has of it, as a :class:`~trio_codex.TurnResult`.
+        result: The part of it that the history has, as a :class:`~trio_codex.TurnResult`.
     """
 
     key: str

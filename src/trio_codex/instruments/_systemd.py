@@ -1,4 +1,4 @@
-"""An instrument that reports to systemd: ready, status, and signs of life for its watchdog."""
+"""An instrument that notifies systemd: readiness, status, and keep-alive pings for its watchdog."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Systemd(Instrument):
     """Reports the generations of a supervisor to systemd, for a unit with ``Type=notify``.
 
-    The service is ready once the first generation is. With ``WatchdogSec``, a sign of life is sent at half that interval
-    while a generation is ready; systemd then restarts a program whose event loop is blocked, or that has no server for
+    The service is ready once the first generation is. With ``WatchdogSec``, a keep-alive ping is sent at half that
+    interval while a generation is ready; systemd then restarts a program whose event loop is blocked, or that has no server for
     too long. Elsewhere it does nothing.
     """
 
@@ -38,7 +38,7 @@ class Systemd(Instrument):
 
     def generation_alive(self, generation: GenerationRecord) -> None:
         """See :class:`Instrument`."""
-        # Not on Trio's clock, which a test may stop: systemd has one of its own.
+        # Not on Trio's clock, which a test may replace: systemd uses the system's.
         if self._interval is not None and time.monotonic() - self._beaten_at >= self._interval:
             self._beaten_at = time.monotonic()
             self._send("WATCHDOG=1")
@@ -53,7 +53,7 @@ class Systemd(Instrument):
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        # systemd may be restarting, or its queue may be full: the next message comes.
+        # systemd may be restarting, or its queue may be full. A lost message is followed by the next one.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
             notifier.setblocking(False)
             notifier.sendto(message.encode(), address)

@@ -1,4 +1,4 @@
-"""The built-in policy for paths: which files may be changed, and which permissions are granted. Knows no commands."""
+"""The built-in policy for paths: which files may be changed, and which permissions are granted. Independent of commands."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Policy:
             _check_callback(kind, getattr(self, kind))
 
     def __bool__(self) -> bool:
-        """Whether the policy has any callback."""
+        """Return whether the policy has any callback."""
         return any(getattr(self, kind) is not None for kind in KINDS)
 
 

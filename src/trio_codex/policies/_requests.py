@@ -233,10 +233,10 @@ class ToolCallRequest(OfThread):
 
     @property
     def idempotency_key(self) -> str:
-        """A key that is the same whenever the same call is made again, for effects that must happen once.
+        """A key that stays the same when the same call is repeated, for effects that must happen only once.
 
-        In a durable turn (:mod:`trio_codex.supervision`) that includes a call that the model repeats because a death of
-        the server has lost its answer. Elsewhere it is made of the ids of the thread, the turn and the call.
+        In a durable turn (:mod:`trio_codex.supervision`), this includes a call that the model repeats because the server
+        died before it stored the answer. Elsewhere, the key consists of the ids of the thread, the turn and the call.
         """
         key_of = tool_call_keys.get()
         return f"{self.thread_id}:{self.turn_id}:{self.call_id}" if key_of is None else key_of(self)

@@ -36,7 +36,7 @@ CHOICES: Final[Mapping[str, frozenset[str]]] = {
     "InputImageContentItem": frozenset({"image_url", "file_id"}),
     "InputImageFunctionCallOutputContentItem": frozenset({"image_url", "file_id"}),
 }
-"""Optional fields of which the schema requires one. If none is given, the one that is no file id is set."""
+"""Optional fields of which the schema requires one. If none is given, the one that is not a file id is set."""
 
 
 def build(cls: type[W], **fields: Any) -> W:

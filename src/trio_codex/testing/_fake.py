@@ -408,7 +408,7 @@ class FakeServer:
 
     async def _take(self, message: dict[str, Any]) -> None:
         await trio.lowlevel.checkpoint()
-        self._scrutinise(message)
+        self._scrutinize(message)
         if "method" not in message:
             self.answers[message["id"]] = message.get("result", message.get("error"))
         elif "id" not in message:
@@ -420,7 +420,7 @@ class FakeServer:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _scrutinise(self, message: dict[str, Any]) -> None:
+    def _scrutinize(self, message: dict[str, Any]) -> None:
         violation = None
         if "method" in message and "id" in message:
             violation = violation_of_request(message["method"], message.get("params"))

@@ -1,6 +1,6 @@
 """A process whose streams a script controls: the socket between them, and the orders sent over it.
 
-It deals in bytes, not in lines or the protocol. The process itself is the program :mod:`._relay`.
+It handles bytes, and is independent of lines and of the protocol. The process itself is the program :mod:`._relay`.
 """
 
 from __future__ import annotations

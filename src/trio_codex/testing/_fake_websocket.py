@@ -1,6 +1,7 @@
 """The WebSocket of a scripted server: the handshake, lines as messages, and frames that no server should send.
 
-It deals in frames, not in the protocol of Codex. Outgoing frames are encoded here, because a library sends no wrong ones.
+It handles frames, and is independent of the protocol of Codex. Outgoing frames are encoded here, because a library would
+not send invalid ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WebSocketFault: TypeAlias = Literal["fragments", "trickle", "masked", "opcode", 
 WEBSOCKET_FAULTS: Final = frozenset(get_args(WebSocketFault))
 
 ARGUMENTS: Final = {"fragments": 1, "opcode": 3, "pings": 1000, "close": 1011}
-"""The faults that take a number, and what it is by default."""
+"""The faults that take a number, and its default."""
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
@@ -46,7 +47,7 @@ def encode_frame(
         fin: Whether it ends its message.
         masked: Whether it is masked, as only clients may.
         reserved: The three reserved bits.
-        size: The length in the header, if it is not that of the payload.
+        size: The length in the header, if it differs from that of the payload.
     """
     size = len(data) if size is None else size
     head, mask = bytes([fin << 7 | reserved << 4 | opcode]), masked << 7
@@ -73,14 +74,14 @@ def argument_of(fault: str, argument: object) -> int:
 
 
 class WebSocketStream(trio.abc.Stream):
-    """Lines over a WebSocket: each line is a text message, and a line that is not complete is a fragment.
+    """Lines over a WebSocket: each line is a text message, and an incomplete line is a fragment.
 
     Args:
-        stream: The stream below; none until a client has been accepted.
-        protocol: What decodes the frames of the client.
+        stream: The underlying stream; ``None`` until a client has been accepted.
+        protocol: Decodes the frames of the client.
 
     Attributes:
-        stream: The stream below, for bytes that are no lines.
+        stream: The underlying stream, for bytes that are not lines.
         frames: All frames of the client.
     """
 
@@ -97,7 +98,7 @@ class WebSocketStream(trio.abc.Stream):
         """Perform the handshake with a client, and return its request.
 
         Raises:
-            trio.BrokenResourceError: The client disconnected, or what it sent is no handshake.
+            trio.BrokenResourceError: The client disconnected, or did not send a valid handshake.
         """
         from websockets.http11 import Request
         from websockets.server import ServerProtocol
@@ -186,7 +187,7 @@ class WebSocketStream(trio.abc.Stream):
         return []
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return the messages that came, as lines; nothing once the client has closed. See :class:`trio.abc.ReceiveStream`."""
+        """Return received messages as lines; empty once the client has closed. See :class:`trio.abc.ReceiveStream`."""
         from websockets.frames import Opcode
 
         await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ WIDTH: Final = 400
 class LastFrames(Instrument):
     """An instrument that keeps the last frames of a client; ``str()`` shows them, one per line.
 
-    Frames are not redacted and may contain secrets, so use this only in tests. It is false while it holds no frames.
+    Frames are not redacted and may contain secrets, so use this only in tests. It is falsy while it holds no frames.
 
     Args:
         frames: How many frames to keep.

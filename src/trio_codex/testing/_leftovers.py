@@ -59,7 +59,7 @@ class assert_nothing_left:  # lower case: it is used like a function
         self._before: dict[object, str] = {}
 
     def __enter__(self) -> Self:
-        """Take the inventory."""
+        """Record the inventory."""
         if trio.lowlevel.in_trio_run():
             raise RuntimeError("inside a Trio run, use `async with` instead of `with`")
         self._before = _inventory()
@@ -78,7 +78,7 @@ class assert_nothing_left:  # lower case: it is used like a function
             time.sleep(pause)
 
     async def __aenter__(self) -> Self:
-        """Take the inventory. A checkpoint."""
+        """Record the inventory. A checkpoint."""
         await trio.lowlevel.checkpoint()
         self._before = _inventory()
         return self
@@ -115,7 +115,7 @@ class assert_nothing_left:  # lower case: it is used like a function
 
 
 def _inventory() -> dict[object, str]:
-    """Take the inventory: the name of each task, thread, descriptor and process, by a key that identifies it."""
+    """Return the inventory: the name of each task, thread, descriptor and process, by a key that identifies it."""
     names = [*_descendants(), *_threads(), *_descriptors()]
     return {**{name: name for name in names}, **_tasks()}
 

@@ -1,6 +1,6 @@
 """The script of a conversation: a queue of responses, with one method for each thing a model commonly does.
 
-Decides the order of responses, and looks at requests only to find the script that answers them.
+Determines the order of responses. A request only selects the script that answers it.
 """
 
 from __future__ import annotations

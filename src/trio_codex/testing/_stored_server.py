@@ -1,7 +1,7 @@
-"""A server in memory that stores threads in the order in which the real one does, and that can die at every step.
+"""A server in memory that writes threads in the same order as the real one, and that can die at any step.
 
-What it has written survives; what it has in memory does not. A turn is written as: its start, its message for the model, the
-item with the id of the message, the items of the agent, its end. Turns without an end read as interrupted.
+Its disk survives; its memory does not. A turn is written in this order: its start, its message for the model, the item with
+the id of that message, the items of the agent, its end. A turn without an end is read as interrupted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StoredTurn:
 
     Attributes:
         id: Its id.
-        context: The message that the model is given; ``None`` if it was not written.
+        context: The message for the model; ``None`` if it was not written.
         items: Its items.
         status: How it ended; ``"interrupted"`` until its end is written.
     """
@@ -45,13 +45,13 @@ class StoredTurn:
     status: str = "interrupted"
 
     def json(self) -> dict[str, Any]:
-        """Return it as the server lists it."""
+        """Return the turn as the server lists it."""
         return {"id": self.id, "items": list(self.items), "status": self.status}
 
 
 @attrs.define
 class Disk:
-    """What survives every death.
+    """The stored state, which survives the death of a server.
 
     Attributes:
         threads: The turns of each stored thread, oldest first.
@@ -69,15 +69,15 @@ class Disk:
 
 
 class Died(Exception):
-    """The server dies here."""
+    """Raised by the step at which the server dies."""
 
 
 class StoredServer:
-    """One life of the server.
+    """One run of the server.
 
     Args:
-        disk: What it finds, and leaves behind.
-        step: Called before each thing it does: taking a line, writing to disk, sending a line. Raises :class:`Died`.
+        disk: The stored state.
+        step: Called before each step: taking a line, writing to disk, sending a line. May raise :class:`Died`.
 
     Attributes:
         client_end: The client's end of the connection.
@@ -93,11 +93,11 @@ class StoredServer:
         self._scope = trio.CancelScope()
 
     def die(self) -> None:
-        """Die now."""
+        """Kill the server."""
         self._scope.cancel()
 
     async def serve(self) -> None:  # noqa: ASYNC910  # reading is a checkpoint
-        """Serve until the client disconnects, or a step is the last one."""
+        """Serve until the client disconnects or the server dies."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:

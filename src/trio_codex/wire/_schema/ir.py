@@ -213,7 +213,7 @@ Table: TypeAlias = Literal["ClientRequest", "ServerRequest", "ServerNotification
 
 
 def refs(what: Type | Definition | Field | Method) -> Iterator[str]:
-    """Iterate over the names of the definitions that something mentions; the result of a method comes last."""
+    """Iterate over the names of the definitions that a part of the schema refers to. The result of a method comes last."""
     match what:
         case Ref(name):
             yield name
@@ -230,7 +230,7 @@ def refs(what: Type | Definition | Field | Method) -> Iterator[str]:
 
 
 def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> set[str]:
-    """Return the names of the definitions that ``roots`` mention directly or indirectly, and the roots themselves."""
+    """Return the names of the roots and of all definitions that they refer to, directly or indirectly."""
     seen: set[str] = set()
     pending = list(roots)
     while pending:
