@@ -6,8 +6,8 @@ import re
 import pytest
 import trio
 from batches import some, stage
-from browser import CHROMIUM, open_page
 
+from browser import CHROMIUM, open_page
 from trio_codex import CodexConfig, TokenUsage, errors, policies
 from trio_codex.batch import BatchBudget, Outcome, Retry, Task, write_report
 from trio_codex.batch._journal import Journal, Progress
