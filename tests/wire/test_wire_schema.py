@@ -86,7 +86,7 @@ def test_an_enum_has_the_description_of_each_value() -> None:
     assert [(member.value, member.doc) for member in found.members] == [("a", ""), ("b", ""), ("c", "C.")]
 
 
-def test_the_description_of_an_only_value_is_not_kept() -> None:
+def test_the_description_of_the_single_value_of_an_enum_is_not_kept() -> None:
     found = Schema({"Kind": {"oneOf": [{**STRING, "enum": ["a"], "description": "A."}]}})["Kind"]
     assert found == ir.Enum(name="Kind", members=(ir.Member(name="a", value="a"),))
 

@@ -34,7 +34,7 @@ class Servers:
         generations: Callable[[], Generations],
         agree: Callable[[dict[str, str]], object],
     ) -> None:
-        self._count = count
+        self._count: int | Literal["per-task"] = count
         self._generations = generations
         self._agree = agree
         self._busy: Counter[Supervisor] = Counter()
