@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 import prepared_homes
 from trio_codex.testing import _home, assert_nothing_left
 
-settings.register_profile("dev", deadline=None, derandomize=True)
+settings.register_profile("dev", deadline=None, derandomize=True, max_examples=60)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile(
     "long", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
