@@ -12,13 +12,16 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from trio_codex.testing import assert_nothing_left
+import prepared_homes
+from trio_codex.testing import _home, assert_nothing_left
 
-settings.register_profile("dev", deadline=None, derandomize=True)
+settings.register_profile("dev", deadline=None, derandomize=True, max_examples=60)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile(
     "long", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -34,8 +37,22 @@ if os.environ["SWEEP_SEED"] == "random":
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Before a test module imports it.
+_home.write_offline_home = prepared_homes.prepared
+
 MOST_WORKERS = 4
 """Some tests depend on timing even while other workers are busy."""
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        os.environ[prepared_homes.VARIABLE] = tempfile.mkdtemp(prefix="prepared-home-")
+    prepared_homes.directory = Path(os.environ[prepared_homes.VARIABLE])
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(prepared_homes.directory)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -321,6 +322,7 @@ def test_a_test_that_leaves_something_behind_fails(tmp_path):
     (tmp_path / "conftest.py").write_text(
         (TESTS / "conftest.py").read_text().replace("_left()", "_left(grace=0.2)")
     )
+    shutil.copy(TESTS / "prepared_homes.py", tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     for name, body in LEAKS.items():
         source = "\n    ".join(["def test_leak():", *body.splitlines()])

@@ -185,7 +185,7 @@ def growth_of_the_server(setting):
 
     from trio_codex.batch import open_batch
 
-    count, warm = setting.pick((1200, 200), (120, 40))
+    count, warm = setting.pick((1200, 200), (80, 30))
     clients = []
 
     async def solve(ctx):

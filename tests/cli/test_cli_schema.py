@@ -1,6 +1,5 @@
 """``trio-codex doctor --schema``: differences between the built-in protocol and that of another binary."""
 
-import copy
 import gzip
 import json
 
@@ -16,14 +15,15 @@ from trio_codex.wire._registry import OLDER_ONLY
 real = pytest.mark.real
 
 VENDORED = wiregen.schema.SCHEMA / wiregen.schema.FILES["experimental"]
-PINNED = json.loads(gzip.decompress(VENDORED.read_bytes()))
+TEXT = gzip.decompress(VENDORED.read_bytes())
+PINNED = json.loads(TEXT)
 
 
 class Doctored:
     """A schema to modify, with both levels of definitions and shortcuts to the parts that tests change most."""
 
     def __init__(self):
-        self.bundle = copy.deepcopy(PINNED)
+        self.bundle = json.loads(TEXT)  # a third of the time of a copy
         self.outer = self.bundle["definitions"]
         self.inner = self.outer["v2"]
 

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from prepared_homes import write_new_home
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._core.secrets import MIN_REST_LENGTH, Secrets
 from trio_codex._process.stderr import TAIL_BYTES
@@ -558,18 +559,17 @@ async def test_a_client_closed_early_refuses_further_requests():
 
 
 @pytest.mark.real
-async def test_sixteen_concurrent_first_starts_on_one_new_home_all_succeed():
+async def test_sixteen_concurrent_first_starts_on_one_new_home_all_succeed(tmp_path):
     versions = []
     with trio.fail_after(30):
         async with MockModel() as model:
-            with offline_home(model) as home:
-                config = CodexConfig(env=home.env, inherit_env=False)
+            config = CodexConfig(env=write_new_home(tmp_path, model).env, inherit_env=False)
 
-                async def start():
-                    async with open_codex(config) as codex:
-                        versions.append(codex.metadata.server_version)
+            async def start():
+                async with open_codex(config) as codex:
+                    versions.append(codex.metadata.server_version)
 
-                async with trio.open_nursery() as nursery:
-                    for _ in range(16):
-                        nursery.start_soon(start)
+            async with trio.open_nursery() as nursery:
+                for _ in range(16):
+                    nursery.start_soon(start)
     assert versions == [find_binary().version] * 16

@@ -5,6 +5,7 @@ import threading
 import pytest
 import trio
 
+from prepared_homes import write_new_home
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex._link import flow as _flow
 from trio_codex.binary import find_binary
@@ -87,19 +88,18 @@ async def test_twenty_concurrent_turns_complete_in_a_process_with_one_thread():
 
 
 @pytest.mark.long
-async def test_sixteen_concurrent_first_starts_on_one_new_home_succeed_in_twenty_rounds():
+async def test_sixteen_concurrent_first_starts_on_one_new_home_succeed_in_twenty_rounds(tmp_path):
     versions = []
     with trio.fail_after(300):
         async with MockModel() as model:
-            for _ in range(20):
-                with offline_home(model) as home:
-                    config = home.config()
+            for number in range(20):
+                config = write_new_home(tmp_path / str(number), model).config()
 
-                    async def start(config=config):
-                        async with open_codex(config) as codex:
-                            versions.append(codex.metadata.server_version)
+                async def start(config=config):
+                    async with open_codex(config) as codex:
+                        versions.append(codex.metadata.server_version)
 
-                    async with trio.open_nursery() as nursery:
-                        for _ in range(16):
-                            nursery.start_soon(start)
+                async with trio.open_nursery() as nursery:
+                    for _ in range(16):
+                        nursery.start_soon(start)
     assert versions == [find_binary().version] * 320

@@ -62,7 +62,8 @@ def test_a_home_keeps_codex_off_the_network(tmp_path: Path) -> None:
     home = write_offline_home(tmp_path, URL)
     config = read(tmp_path)
     assert config["model_providers"][config["model_provider"]]["base_url"] == URL
-    assert config["features"] == {"plugins": False, "apps": False, "unbounded_connection_retries": False}
+    off = ("plugins", "apps", "unbounded_connection_retries", "shell_snapshot")
+    assert config["features"] == dict.fromkeys(off, False)
     assert (config["approval_policy"], config["sandbox_mode"]) == ("never", "read-only")
     (model,) = json.loads(Path(config["model_catalog_json"]).read_text())["models"]
     assert model["slug"] == config["model"]
@@ -78,7 +79,7 @@ def test_further_configuration_is_merged_table_by_table(tmp_path: Path) -> None:
         URL,
         approval_policy="on-request",
         sandbox_mode="workspace-write",
-        features={"apps": True, "shell_snapshot": False},
+        features={"apps": True, "unified_exec": False},
         mcp_servers={"held": {"command": "python3", "args": ["-c", "pass"]}},
         config='model = "other"\n[features]\ngoals = true\n[model_providers.mock]\nrequest_max_retries = 2\n',
         catalog=False,
@@ -94,6 +95,7 @@ def test_further_configuration_is_merged_table_by_table(tmp_path: Path) -> None:
         "apps": True,
         "unbounded_connection_retries": False,
         "shell_snapshot": False,
+        "unified_exec": False,
         "goals": True,
     }
     assert config["mcp_servers"]["held"]["args"] == ["-c", "pass"]

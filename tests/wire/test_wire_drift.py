@@ -6,8 +6,6 @@ import gzip
 import json
 from typing import Any
 
-import pytest
-
 from trio_codex import wire
 from trio_codex._values.event import Event
 from trio_codex.wire._index import HOME
@@ -79,7 +77,7 @@ TAGS = {"type", "kind", "mode"}
 BINARY_TAGS = {("McpElicitationNumberSchema", "type")}
 """Tags with two values: a third one makes the whole object an unknown member of its union."""
 CASES = [
-    pytest.param(name, property_, id=f"{name}.{property_}")
+    (name, property_)
     for name, node in sorted(DEFINITIONS.items())
     if name in HOME
     for property_, inner in resolved(node).get("properties", {}).items()
@@ -90,31 +88,34 @@ OBJECTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "property_"), CASES)
-def test_an_unknown_value_of_any_field_is_read_and_sent_on_unchanged(name: str, property_: str) -> None:
-    node = resolved(DEFINITIONS[name])
-    for later in drifts(node["properties"][property_]):
-        raw = {**least(node), property_: later}
-        written: Any = wire.encode(wire.decode(getattr(wire, name), raw))
-        assert written[property_] == later
+# Single tests for all: as a test of its own, each takes longer to collect than to run.
 
 
-@pytest.mark.parametrize("name", OBJECTS)
-def test_an_unknown_field_of_any_object_does_not_change_the_known_ones(name: str) -> None:
-    type_, raw = getattr(wire, name), least(DEFINITIONS[name])
-    later: Any = wire.encode(wire.decode(type_, {**raw, LATER: {"deep": [1]}}))
-    if isinstance(later, dict):
-        later.pop(LATER, None)  # unknown fields of an open class are data
-    assert later == wire.encode(wire.decode(type_, raw))
+def test_an_unknown_value_of_any_field_is_read_and_sent_on_unchanged() -> None:
+    for name, property_ in CASES:
+        node = resolved(DEFINITIONS[name])
+        for later in drifts(node["properties"][property_]):
+            raw = {**least(node), property_: later}
+            written: Any = wire.encode(wire.decode(getattr(wire, name), raw))
+            assert written[property_] == later, f"{name}.{property_}"
 
 
-@pytest.mark.parametrize("method", sorted(wire.NOTIFICATIONS))
-def test_the_raw_parameters_of_any_event_contain_unknown_fields(method: str) -> None:
-    raw = {**least(DEFINITIONS[wire.NOTIFICATIONS[method]]), LATER: {"deep": [1]}}
-    text = json.dumps(raw).encode()
-    event = Event(method, text, len(text))
-    assert not isinstance(event.params, wire.UnknownNotification)
-    assert event.raw == raw
+def test_an_unknown_field_of_any_object_does_not_change_the_known_ones() -> None:
+    for name in OBJECTS:
+        type_, raw = getattr(wire, name), least(DEFINITIONS[name])
+        later: Any = wire.encode(wire.decode(type_, {**raw, LATER: {"deep": [1]}}))
+        if isinstance(later, dict):
+            later.pop(LATER, None)  # unknown fields of an open class are data
+        assert later == wire.encode(wire.decode(type_, raw)), name
+
+
+def test_the_raw_parameters_of_any_event_contain_unknown_fields() -> None:
+    for method, params in sorted(wire.NOTIFICATIONS.items()):
+        raw = {**least(DEFINITIONS[params]), LATER: {"deep": [1]}}
+        text = json.dumps(raw).encode()
+        event = Event(method, text, len(text))
+        assert not isinstance(event.params, wire.UnknownNotification), method
+        assert event.raw == raw, method
 
 
 def test_the_cases_cover_the_whole_schema() -> None:

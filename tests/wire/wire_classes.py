@@ -12,12 +12,12 @@ from trio_codex import wire
 from trio_codex.wire._index import HOME
 
 QUICK: Final = settings(
-    max_examples=settings.default.max_examples // 30,
+    max_examples=settings.default.max_examples // 20,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-"""Few examples for each of the 860 classes: 3 by default, 166 in the profile ``long``."""
+"""Few examples for each of the 860 classes: 3 by default, 250 in the profile ``long``."""
 
 NAMES: Final = {name: getattr(wire, name) for name in HOME}
 CLASSES: Final = [

@@ -31,10 +31,10 @@ MODEL_NAME: Final = "mock-model"
 """Name of the model. It is not the name of a real model, because those enable tools that need a JavaScript host."""
 
 OFFLINE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
-    {"plugins": False, "apps": False, "unbounded_connection_retries": False}
+    {"plugins": False, "apps": False, "unbounded_connection_retries": False, "shell_snapshot": False}
 )
-"""Features to disable. The first two would contact github.com and chatgpt.com, and the last would retry a refused
-connection forever."""
+"""Features to disable. The first two would contact github.com and chatgpt.com, the third would retry a refused
+connection forever, and the last would run a login shell for each thread."""
 
 CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
     {

@@ -35,6 +35,9 @@ INTEGERS: Final = st.integers(0, 2**63 - 1)
 UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 """Text that is not a tag, key or enum value of the schema."""
 
+_STRATEGIES: Final[dict[tuple[type[Wire], bool], st.SearchStrategy[Any]]] = {}
+"""One strategy for each class: hypothesis examines each anew, and many classes have members of the same classes."""
+
 _GIVEN: Final = {
     # Without this field, the value on the wire is that of its sibling.
     "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
@@ -60,7 +63,9 @@ def wire_values(cls: type[W], *, unknown: bool = True) -> st.SearchStrategy[W]:
         cls: The class.
         unknown: Whether to include enum values and variants that this version does not know.
     """
-    return st.deferred(lambda: _instances(cls, unknown=unknown))
+    if (cls, unknown) not in _STRATEGIES:
+        _STRATEGIES[cls, unknown] = st.deferred(lambda: _instances(cls, unknown=unknown))
+    return _STRATEGIES[cls, unknown]
 
 
 def union_values(union: Any, *, unknown: bool = True) -> st.SearchStrategy[Any]:

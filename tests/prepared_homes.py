@@ -1,0 +1,70 @@
+"""Offline homes in which a server has run before: ``prepared_homes.py DIRECTORY``.
+
+Creating six databases, with dozens of migrations, takes a server longer than the rest of its start. Here one server
+does it for the homes of all tests. The programs that tests start still write new homes.
+"""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import trio
+
+from trio_codex import open_codex
+from trio_codex.testing import MockModel, Response, Text, _home, offline_home
+
+VARIABLE = "PREPARED_HOME"
+"""Names the directory of the prepared home for workers."""
+
+directory = None
+"""Set while tests run."""
+
+SECONDS = 60
+
+write_new_home = _home.write_offline_home
+"""What ``write_offline_home()`` is outside of these tests: for tests of a first start."""
+
+
+def prepared(*args, **options):
+    """Write an offline home that contains what a server creates at its first start."""
+    home = write_new_home(*args, **options)
+    with open(directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "complete").exists():
+            subprocess.run([sys.executable, __file__, directory], check=True, timeout=SECONDS)
+    shutil.copytree(directory / "codex_home", home.codex_home, symlinks=True, dirs_exist_ok=True)
+    return attrs.evolve(home, env={**home.env, "PATH": f"{directory}{os.pathsep}{home.env['PATH']}"})
+
+
+async def prepare(directory):
+    """Run a server in a new home, and keep what does not belong to its one thread."""
+    kept = directory / "codex_home"
+    skills = kept / "skills" / ".system"
+    skills.parent.mkdir(parents=True)
+    async with MockModel() as model:
+        model.default = Response(Text("done"))
+        with offline_home(model) as home:
+            async with open_codex(home.config()) as codex:
+                thread = await codex.thread_start()
+                await thread.run("hi")
+                await codex.thread_delete(thread.id)
+            for database in home.codex_home.glob("*.sqlite"):
+                with closing(sqlite3.connect(database)) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                shutil.copy(database, kept)
+            shutil.copytree(home.codex_home / "skills" / ".system", directory / "skills")
+    # The server replaces skills only if they are those of another version.
+    skills.symlink_to(directory / "skills")
+    # It runs this script twice at each start, which takes dozens of processes; /etc/os-release says the same.
+    (directory / "lsb_release").symlink_to(shutil.which("false"))
+    (directory / "complete").touch()
+
+
+if __name__ == "__main__":
+    trio.run(prepare, Path(sys.argv[1]))
