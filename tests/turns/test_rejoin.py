@@ -445,6 +445,23 @@ async def test_a_review_is_interrupted_by_one_id_and_stored_under_the_id_of_its_
         await server.end_turn("outer", status="interrupted")
 
 
+async def test_a_review_that_an_older_server_lists_without_its_root_ends_with_its_events():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server, message("one", "item-1"))
+        server.give("thread/turns/list", page(record(items=[message("one two", "item-1")])))
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                assert (await turn.wait()).final_response == "one two"
+
+        await settle()
+        await server.notify("thread/tokenUsage/updated", {**usage(7), "turnId": "turn-0"})
+        delta = {"threadId": "thread-1", "turnId": "turn-9", "itemId": "item-1", "delta": " two"}
+        await server.notify("item/agentMessage/delta", delta)
+        await server.end_turn("turn-9")
+
+
 # -- tools ---------------------------------------------------------------------------------------------------------
 
 CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "count", "arguments": {}}

@@ -51,6 +51,7 @@ def take_snapshot(
     turn = thread.turn
     if runs and was_unsubscribed and turn is not None and turn.id == turn_id and not turn.owned:
         turn.is_partial = True
+        turn.lists_no_root = "rootTurnId" not in newest
         for item in list_of(newest.get("items")):
             json = msgspec.json.encode({"item": item})
             under_way = object_of(item).get("status") in (IN_PROGRESS, None)

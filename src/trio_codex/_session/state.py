@@ -64,6 +64,7 @@ class TurnState:
         is_ours: Whether this client started it.
         outlives_scope: Whether it goes on when its scope exits, and when the client closes.
         is_partial: Whether it was running before this client received its events, and its items are not whole yet.
+        lists_no_root: Whether this client knows it only from a list, which did not say under which id its events come.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
         opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.
         machine: Its phase and its ids.
@@ -98,6 +99,7 @@ class TurnState:
         self.is_ours: bool = owner is not None
         self.outlives_scope: bool = False
         self.is_partial: bool = False
+        self.lists_no_root: bool = False
         self.has_parked: bool = False
         self.reducer: TurnReducer = TurnReducer()
         self.opener: object = None
