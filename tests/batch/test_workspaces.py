@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 
@@ -32,6 +33,19 @@ async def create_all(workspace, paths):
     async with trio.open_nursery() as nursery:
         for path in paths:
             nursery.start_soon(workspace.create, path)
+
+
+async def test_a_failed_command_is_noticed_although_the_program_ignores_sigchld(repository, tmp_path):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        await GitWorktree(repository).create(tmp_path / "w")
+        assert (tmp_path / "w" / "code.py").read_text() == "old"
+        with pytest.raises(OSError, match=r"git failed: fatal: .*no-such"):
+            await GitWorktree(repository, revision="no-such").create(tmp_path / "x")
+        with pytest.raises(OSError, match=r"cp failed: cp: .*missing"):
+            await CopyTree(tmp_path / "missing").create(tmp_path / "y")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 async def test_many_worktrees_are_added_and_removed_at_once(repository, tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -26,6 +27,16 @@ MAX_NAME: Final = 120
 
 LOCK_POLL: Final = 0.02
 """Seconds between two attempts to lock a repository. Adding a small worktree takes about as long."""
+
+REPORTER: Final = (
+    sys.executable,
+    "-ISc",
+    "import signal, subprocess, sys\n"
+    "signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n"
+    "status = subprocess.call(sys.argv[1:], close_fds=False)\n"
+    "print(f'\\n{abs(status)}', end='')",
+)
+"""Runs a command, and writes its exit status as the last line."""
 
 REMOVAL_SECONDS: Final = 10.0
 """How long a removal may continue after the batch was cancelled."""
@@ -178,9 +189,11 @@ async def _run(*command: str, lock: int | None = None) -> str:
     Raises:
         OSError: The command failed, or cannot be found.
     """
+    # If this program ignores SIGCHLD, there is no exit status to wait for, so another one has to.
+    reports = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     # Trio's own function would start a thread; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
-        command,
+        (*REPORTER, *command) if reports else command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -199,6 +212,9 @@ async def _run(*command: str, lock: int | None = None) -> str:
     finally:
         process.stdout.close()
         status = process.wait()  # noqa: ASYNC222  # it has closed its output, or was killed
+    if reports:
+        output, _, reported = output.rpartition(b"\n")
+        status = int(reported) if reported.isdigit() else 1
     text = output.decode("utf-8", "surrogateescape")
     if status:
         lines = text.strip().splitlines()

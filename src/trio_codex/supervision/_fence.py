@@ -52,6 +52,7 @@ async def open_thread(
         ValueError: The thread has no paginated history.
     """
     codex, journal = life.codex, generations.journal
+    await trio.lowlevel.checkpoint()
     row = journal.thread(name)
     thread = None if row is None else await _resume(generations, life, row, options)
     is_new = thread is None
