@@ -57,7 +57,7 @@ nitpick_ignore_regex = [
     # Type variables, and names that appear in signatures but are not documented.
     (
         "py:class",
-        r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT)"
+        r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|OnFailed|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT)"
         r"|wire\.Null",
     ),
 ]
