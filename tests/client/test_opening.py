@@ -196,6 +196,48 @@ async def test_held_messages_are_bounded_in_bytes_and_ended_turns_are_not_open()
         await server.end_turn()
 
 
+NOT_STORED = [(-32601, "list_turns is not supported yet"), (-32603, "failed to read: rollout.jsonl is empty")]
+
+
+@pytest.mark.parametrize(("code", "message"), NOT_STORED)
+async def test_a_resume_waits_until_the_first_turn_of_another_client_is_stored(code, message, autojump_clock):
+    asked = []
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+
+        @nursery.start_soon
+        async def _():
+            async with await codex.thread_resume("thread-1", policy=deciding(asked, "thread")):
+                await server.answer_to(7)
+
+        for _ in range(3):
+            await (await server.expect("thread/resume")).refuse(message, code)
+        resume = await server.expect("thread/resume")
+        await server.ask(7, COMMAND, command())
+        await resume.answer(OPENED)
+    assert [name for name, _ in asked] == ["thread"]
+
+
+@pytest.mark.parametrize(("code", "message"), [*NOT_STORED, (-32603, "disk full")])
+async def test_a_resume_that_stays_refused_raises_within_a_second(code, message, autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+        began = trio.current_time()
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.RpcError, match=message):
+                await codex.thread_resume("thread-1")
+            assert trio.current_time() - began < 1
+            nursery.cancel_scope.cancel()
+
+        tries = 0
+        while True:
+            await (await server.expect("thread/resume")).refuse(message, code)
+            tries += 1
+            assert tries == 1 or "disk" not in message
+
+
 @pytest.mark.parametrize("end", ["refused", "cancelled"])
 async def test_a_failed_resume_drops_its_policy_and_held_messages(end):
     asked = []

@@ -6,7 +6,7 @@ is undone if it is cancelled after it was sent or if its response is unreadable.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 import msgspec
@@ -15,12 +15,13 @@ import trio
 from trio_codex._api.options import check_given, fork_params, resume_params, start_params
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
+from trio_codex._session.left_behind import LOOK_SECONDS
 from trio_codex._session.pending import PendingHandle
 from trio_codex._session.server import parse_result
 from trio_codex._session.snapshot import newest_turn
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
-from trio_codex.errors import RemoteProtocolError
+from trio_codex.errors import InternalRpcError, MethodNotFoundError, RemoteProtocolError
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from trio_codex._session.state import ThreadState
 
     Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
+
+BEING_STORED: Final = ("list_turns is not supported yet", ".jsonl is empty")
+"""How the server refuses to resume a thread whose first turn, started by another client, it has not stored yet."""
+
+STORING_LOOKS: Final = 10
+"""Number of tries: half a second. The server stores a turn within 50 ms of its start."""
 
 
 class Opened(msgspec.Struct, frozen=True, eq=False):
@@ -69,8 +76,17 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
     """Open a stored thread. If undone, unsubscribe unless this client still needs its events."""
     own = own_tools(session, options)
     params = resume_params(thread_id, options, session.server.absolute, paged=session.config.experimental_api)
-    pending = _pending(thread_id, options, own)
-    opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
+    looks = 0
+    while True:
+        pending = _pending(thread_id, options, own)
+        try:
+            opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
+            break
+        except (MethodNotFoundError, InternalRpcError) as exc:
+            looks += 1
+            if looks == STORING_LOOKS or not any(text in exc.message for text in BEING_STORED):
+                raise
+        await session.timeouts.sleep(LOOK_SECONDS)
     if not options.get("include_turns", False) and opened.response.thread.turns:
         # The turns were requested only to find out whether one is running.
         thread = attrs.evolve(opened.response.thread, turns=())
