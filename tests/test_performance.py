@@ -79,7 +79,7 @@ def traffic(tmp_path_factory):
     directory = tmp_path_factory.mktemp("traffic")
     prepare_results(directory)
     for name, count in (("warm", 300), ("short", SHORT), ("long", LONG)):
-        for number in range(4):
+        for number in range(12):
             prepare_turn(directory, f"{name}-{number}", count)
     return directory
 
@@ -167,13 +167,17 @@ async def test_calls_per_event_stay_within_their_bound(traffic, read, most):
 
 
 async def test_instructions_per_event_do_not_grow_with_three_hundred_open_turns(traffic):
+    async def lowest_cost(*numbers):
+        # Each read has a cost too, and chance decides how many events it brings.
+        return min([await cost_of_an_event(Instructions, thread, number=number) for number in numbers])
+
     async with client(traffic) as (codex, thread):
-        alone = await cost_of_an_event(Instructions, thread)
+        alone = await lowest_cost(*range(6))
         async with AsyncExitStack() as stack:
             for _ in range(300):
                 other = await codex.thread_start()
                 await stack.enter_async_context(other.turn("idle"))
-            among_many = await cost_of_an_event(Instructions, thread, number=1)
+            among_many = await lowest_cost(*range(6, 12))
     assert among_many <= 1.05 * alone
 
 
