@@ -399,7 +399,9 @@ def batch_run(file: str, *, offline: bool, **options: Any) -> int:
     """  # noqa: D301  # as above
     from trio_codex.cli._batch import run_batch
 
-    return execute(run_batch, file, config=config_of(options), offline=offline, **options)
+    interrupted = "interrupted. Run the same command to resume"
+    config = config_of(options)
+    return execute(run_batch, file, config=config, offline=offline, interrupted=interrupted, **options)
 
 
 @batch.command("status")

@@ -228,7 +228,8 @@ async def _try(
             examination.note_error(name, exc)
             return False
         return True
-    examination.note(name, "problem", f"no answer within {budget:g} s")
+    hint = "Raise --start-timeout, which limits each query, too."
+    examination.note(name, "problem", f"no answer within {budget:g} s", hint)
     return False
 
 

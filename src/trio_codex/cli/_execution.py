@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-def execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any) -> int:
+def execute(
+    function: Callable[..., Awaitable[int]], *args: Any, interrupted: str = "interrupted", **kwargs: Any
+) -> int:
     """Run an async function, and return the exit status that it returns.
+
+    Args:
+        function: The function.
+        *args: Its positional arguments.
+        interrupted: The message after Ctrl-C, if the function has none of its own.
+        **kwargs: Its keyword arguments.
 
     Raises:
         CommandFailed: It was interrupted, or the operating system refused something.
@@ -27,7 +35,7 @@ def execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any) 
     try:
         return trio.run(main)
     except KeyboardInterrupt:
-        raise CommandFailed("interrupted", INTERRUPTED) from None
+        raise CommandFailed(interrupted, INTERRUPTED) from None
     except OSError as exc:
         # Flush here: on a broken pipe, click would exit itself and leave its own wrapper around stdout.
         raise CommandFailed(refusal(exc)) from exc
