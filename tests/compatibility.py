@@ -30,7 +30,7 @@ VERSIONS = ("0.171.0", "0.169.0", "0.166.0", "0.163.0", "0.162.1", "0.160.0", "0
 """The versions on the page, newest first."""
 
 STEER = "a steer stops the model's current answer, and reaches the model immediately"
-REVIEW_ID = "`Turn.rootTurnId`, which connects the two ids of a review; `Thread.review()` does without it, but the end of a rejoined review is not seen"
+REVIEW_ID = "`Turn.rootTurnId`, which connects the two ids of a review; `Thread.review()` and `Thread.rejoin()` do without it"
 MCP_STATUS = "`ListMcpServerStatusParams.serverName`: the status of one MCP server waits for all servers, and newly configured servers are listed before a reload"
 LACKING = {
     "test_a_steer_reaches_the_model_within_the_same_turn": STEER,
@@ -39,7 +39,6 @@ LACKING = {
     "test_s40_a_steer_reaches_the_goals_second_turn": STEER,
     "test_a_rejoined_turn_can_be_steered_interrupted_and_read_as_text": STEER,
     "test_a_review_started_by_a_plain_request_frees_its_thread_when_it_ends": REVIEW_ID,
-    "test_a_rejoined_review_is_complete_although_it_is_listed_under_another_id": REVIEW_ID,
     "test_s20_a_bypass_survives_a_resume_and_one_set_by_a_turn_stays_on_the_thread": (
         "a thread resumed by another server keeps its sandbox instead of using the configured one"
     ),
