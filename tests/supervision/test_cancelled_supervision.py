@@ -18,7 +18,8 @@ async def test_cancelling_a_prompt_at_any_checkpoint_leaves_the_thread_usable(au
             assert (await thread.run("two", key="2")).status == "completed"
             assert supervisor.status().turns == ()
         # No handle was left that would keep the thread loaded.
-        assert kills.steps.count("thread/unsubscribe") == 1
+        kept = kills.steps.count("thread/start") - kills.steps.count("thread/delete")
+        assert kills.steps.count("thread/unsubscribe") == kept
         assert kills.prompts()["one"] <= 1
         assert kills.calls()["one"] <= 1
         kills.assert_at_most_once("two")
