@@ -227,6 +227,8 @@ async def test_a_value_is_redacted_in_stderr_although_its_control_characters_are
         ("DB_PASSWORD", "hunter2", True),
         ("PIN", "4711", True),
         ("PIN", "471", False),
+        ("TOKENIZERS_PARALLELISM", "true", False),
+        ("AUTH_CACHE", "None", False),
         ("DEBUG", "verbose", False),
         ("DEBUG", "verbose1", True),
         ("ODD", "\0" * 8, True),

@@ -25,6 +25,9 @@ _PLAIN_NAMES: Final = frozenset(
     {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
 )
 
+_FLAGS: Final = frozenset({"auto", "false", "none", "null", "true"})
+"""Values that are no secrets under any name, such as that of TOKENIZERS_PARALLELISM."""
+
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|PIN\b", re.IGNORECASE)
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -58,7 +61,9 @@ class Secrets:
             (
                 (_forms(value), f"<{name}>")
                 for name, value in environment.items()
-                if value and name not in _PLAIN_NAMES and len(value) >= (min_length or _min_length(name))
+                if value
+                and name not in _PLAIN_NAMES
+                and len(value) >= (min_length or _min_length(name, value))
             ),
             key=lambda secret: len(secret[0][0]),
             reverse=True,
@@ -110,8 +115,9 @@ class Secrets:
         return value
 
 
-def _min_length(name: str) -> int:
-    return MIN_NAMED_LENGTH if _SECRET_NAME.search(name) else MIN_SECRET_LENGTH
+def _min_length(name: str, value: str) -> int:
+    may_be_secret = _SECRET_NAME.search(name) and value.lower() not in _FLAGS
+    return MIN_NAMED_LENGTH if may_be_secret else MIN_SECRET_LENGTH
 
 
 def _forms(value: str) -> tuple[str, ...]:
