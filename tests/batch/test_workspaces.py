@@ -48,6 +48,17 @@ async def test_a_failed_command_is_noticed_although_the_program_ignores_sigchld(
         signal.signal(signal.SIGCHLD, before)
 
 
+async def test_a_frozen_program_that_ignores_sigchld_runs_no_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match="cp may fail unnoticed"):
+            await CopyTree(tmp_path).create(tmp_path / "y")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert not (tmp_path / "y").exists()
+
+
 async def test_many_worktrees_are_added_and_removed_at_once(repository, tmp_path):
     paths = [tmp_path / f"w{number}" for number in range(12)]
     await create_all(GitWorktree(repository), paths)

@@ -191,6 +191,9 @@ async def _run(*command: str, lock: int | None = None) -> str:
     """
     # If this program ignores SIGCHLD, there is no exit status to wait for, so another one has to.
     reports = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if reports and getattr(sys, "frozen", False):
+        # It would run itself instead of Python.
+        raise OSError(f"{command[0]} may fail unnoticed, because this program ignores SIGCHLD")
     # Trio's own function would start a thread; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
         (*REPORTER, *command) if reports else command,
