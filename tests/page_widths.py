@@ -47,7 +47,10 @@ async def main(pages):
 
 
 if __name__ == "__main__":
-    if CHROMIUM is None:
-        sys.exit(sys.stdout.write("skipped: no Chromium\n") and 0)
     found = sorted(Path(sys.argv[1]).resolve().rglob("*.html"))
-    sys.exit(trio.run(main, found) if found else f"no pages in {sys.argv[1]}")
+    if not found:
+        sys.exit(f"no pages in {sys.argv[1]}")
+    if CHROMIUM is None:
+        sys.stdout.write("skipped: no Chromium\n")
+    else:
+        sys.exit(trio.run(main, found))

@@ -9,6 +9,8 @@ import inspect
 from contextlib import asynccontextmanager
 from functools import wraps
 
+import trio
+
 from trio_codex import aio, blocking, testing
 from trio_codex._face.proxies import Proxy, present
 
@@ -121,3 +123,14 @@ class AsyncioFace:
 
 
 FACES = (BLOCKING, AIO) = (BlockingFace(), AsyncioFace())
+
+
+@asynccontextmanager
+async def bare():
+    await trio.lowlevel.checkpoint()
+    yield
+
+
+def open_bare(face, make=bare):
+    """Return a scope of a client that needs no server."""
+    return face.module._face.FACE.scope(make, None)

@@ -12,23 +12,13 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
-from face_drivers import FACES
+from face_drivers import FACES, bare, open_bare
 
 from trio_codex import errors
 from trio_codex._face.host import HOSTS
 from trio_codex.blocking._interrupts import interrupts
 
 BLOCKING, AIO = FACES
-
-
-@asynccontextmanager
-async def bare():
-    await trio.lowlevel.checkpoint()
-    yield
-
-
-def open_bare(face, make=bare):
-    return face.module._face.FACE.scope(make, None)
 
 
 def call(face, host, function, *args):

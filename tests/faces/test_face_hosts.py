@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import trio
-from face_drivers import FACES
+from face_drivers import FACES, open_bare
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import errors
@@ -28,16 +28,6 @@ BLOCKING, AIO = FACES
 every_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
 
 name = contextvars.ContextVar("name", default="nobody")
-
-
-@asynccontextmanager
-async def bare():
-    await trio.lowlevel.checkpoint()
-    yield
-
-
-def open_bare(face, make=bare):
-    return face.module._face.FACE.scope(make, None)
 
 
 def call(host, function, *args):
