@@ -123,7 +123,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G4", "the reader waits for callbacks",
-        "_link.connection:Connection._take_lines", statement("_take_portion", becomes="_\nwhile receiver._dispatcher._open: await trio.sleep(0.01)"),
+        "_link.connection:Connection._read", statement("_take_portion", becomes="_\nwhile receiver._dispatcher._open: await trio.sleep(0.01)"),
         "tests/requests/test_approvals.py::test_fifty_pending_approvals_block_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
