@@ -66,7 +66,7 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", features=features)
         await self.call("Page.navigate", url=path.as_uri())
-        while await self.do("document.readyState") != "complete":  # noqa: ASYNC110  # seen by asking
+        while await self.do("document.readyState") != "complete":  # noqa: ASYNC110  # it can only be polled
             await trio.sleep(0.02)
 
     async def do(self, script):
@@ -140,7 +140,7 @@ async def open_page(profile):
             yield page
             await page.close()
             with trio.move_on_after(10):
-                while process.poll() is None:  # noqa: ASYNC110  # no event without a thread
+                while process.poll() is None:  # noqa: ASYNC110  # waiting would start a thread
                     await trio.sleep(0.02)
     finally:
         with suppress(ProcessLookupError):

@@ -52,7 +52,7 @@ RUN_SECONDS = 1200
 """Timeout of one run, which takes two minutes on an idle machine."""
 
 AGAIN_LIMIT = 20
-"""If more tests fail, a busy machine is not the reason, and they are not run again."""
+"""If more tests than this fail, the cause is not a busy machine, so they are not run again."""
 
 MESSAGE_LIMIT = 200
 
@@ -233,7 +233,7 @@ def by_message(recorded):
         found = [version for version in failing if test in failing[version]]
         failures = recorded[found[0]]["failures"]
         message = next(message for key, message in failures.items() if name_of(key) == test)
-        # The lines after the first are pytest's details for debugging.
+        # Later lines are pytest's details for debugging.
         told = message.partition("\\n")[0].replace("`", "'").replace("|", "/")
         lines.append(f"| `{test}` | {', '.join(found)} | `{told}` |")
     return "\n".join(lines) if lines[2:] else "None."

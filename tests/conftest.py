@@ -37,7 +37,7 @@ if os.environ["SWEEP_SEED"] == "random":
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Before a test module imports it.
+# This must happen before a test module imports the function.
 _home.write_offline_home = prepared_homes.prepared
 
 MOST_WORKERS = 4

@@ -373,7 +373,7 @@ def _names_defined_by(node):
 
 
 def _hint(package, where):
-    """Return where the code may be now: definitions of the same name, best guess first."""
+    """Return a hint for the message: where the name is defined now, best guess first."""
     found = []
     wanted = where.rpartition(":")[2].rpartition(".")[2]
     for path in package.rglob("*.py"):
@@ -400,12 +400,12 @@ class Mutation:
     """One mutation.
 
     Attributes:
-        guarantee: The number of the guarantee that it breaks.
-        what: How the code misbehaves then.
+        guarantee: The number of the broken guarantee.
+        what: How the mutated code misbehaves.
         where: A module below ``trio_codex`` and a function or variable in it, such as ``_link.calls:Calls.end``.
         operation: The change.
         test: The test that must fail.
-        needs: A module that it needs, and that the environment of developers may not have.
+        needs: An optional module without which the test cannot run.
     """
 
     guarantee: str

@@ -4,8 +4,8 @@ A mutation names a function and an operation (``mutation_operations.py``), so it
 If its function is renamed or moved, ``tests/test_mutations.py`` suggests the new place.
 
 Run all with ``python tests/mutations.py``, or some with the numbers of guarantees (``G3 G8``). Each mutation is made
-in a copy of the tree. An import hook would not do: the guard runs with ``-I -S``, which ignores hooks, and some tests
-read the source. Mutations of what needs Ray or Inspect are skipped where they are missing.
+in a copy of the tree. An import hook would not suffice: the guard runs with ``-I -S``, which ignores hooks, and some
+tests read the source. Mutations whose tests need Ray or Inspect are skipped if that is not installed.
 """
 
 import os

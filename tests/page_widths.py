@@ -1,7 +1,7 @@
-"""Open every page of the built documentation at the width of a phone; a page whose text is cut off fails.
+"""Open every page of the built documentation at the width of a phone; a page with cut-off text fails.
 
-Run with the directory of the pages: ``python tests/page_widths.py docs/_build``. The width of the document says
-nothing: the theme hides what is beyond the screen.
+Run with the directory of the pages: ``python tests/page_widths.py docs/_build``. It looks at every element, because
+the theme hides overflow, so the document is never wider than the screen.
 """
 
 import sys
@@ -13,7 +13,7 @@ import trio
 from browser import CHROMIUM, open_page
 
 PHONE = 360
-"""Pixels of a narrow screen."""
+"""The width of a narrow screen in pixels."""
 
 CUT_OFF = """
 (() => {
@@ -29,7 +29,7 @@ CUT_OFF = """
   return [...article.querySelectorAll(":not(svg *)")].filter(cutOff).map(element => element.outerHTML.slice(0, 80));
 })()
 """
-"""The elements of the page's text that reach beyond the screen, and that nothing around them can scroll to."""
+"""The elements of the page's text that extend beyond the screen, and that no scrolling element contains."""
 
 
 async def main(pages):

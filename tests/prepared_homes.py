@@ -28,7 +28,7 @@ directory = None
 SECONDS = 60
 
 write_new_home = _home.write_offline_home
-"""What ``write_offline_home()`` is outside of these tests: for tests of a first start."""
+"""The original ``write_offline_home()``, for tests of a first start."""
 
 
 def prepared(*args, **options):
@@ -43,7 +43,7 @@ def prepared(*args, **options):
 
 
 async def prepare(directory):
-    """Run a server in a new home, and keep what does not belong to its one thread."""
+    """Run a thread on a server in a new home, delete it, and keep the files that are useful to other homes."""
     kept = directory / "codex_home"
     skills = kept / "skills" / ".system"
     skills.parent.mkdir(parents=True)
@@ -59,9 +59,10 @@ async def prepare(directory):
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 shutil.copy(database, kept)
             shutil.copytree(home.codex_home / "skills" / ".system", directory / "skills")
-    # The server replaces skills only if they are those of another version.
+    # The server replaces only the skills of other versions.
     skills.symlink_to(directory / "skills")
-    # It runs this script twice at each start, which takes dozens of processes; /etc/os-release says the same.
+    # The server runs lsb_release twice at each start, which takes dozens of processes. If that fails, it reads
+    # /etc/os-release instead.
     (directory / "lsb_release").symlink_to(shutil.which("false"))
     (directory / "complete").touch()
 

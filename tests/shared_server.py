@@ -76,7 +76,7 @@ async def _address(process, url, env, cwd):
             url.removeprefix("unix://") or f"{env['CODEX_HOME']}/app-server-control/app-server-control.sock"
         )
         path = os.path.join(cwd or "", path)
-        while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # it announces nothing
+        while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # the server has no event for this
             await trio.sleep(0.01)
         return url
     while not (found := re.search(r"ws://127\.0\.0\.1:\d+", process.stderr.tail())):  # noqa: ASYNC110

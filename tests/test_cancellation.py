@@ -524,7 +524,7 @@ async def leave_a_question_running(codex, seen):
 @pytest.mark.parametrize(
     "use", [leave_a_turn_running, leave_a_question_running], ids=lambda use: use.__name__
 )
-async def test_a_turn_to_be_left_running_continues_wherever_it_is_cancelled_once_it_has_started(use, swept):
+async def test_with_leave_running_a_turn_continues_wherever_it_is_cancelled_after_its_start(use, swept):
     shared = Shared()
     async with listening(shared.serve) as address:
         tasks = trio.lowlevel.current_statistics().tasks_living

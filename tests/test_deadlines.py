@@ -34,7 +34,7 @@ async def iterate(codex, thread):
 async def read_text(codex, thread):
     async with thread.turn("hi") as turn:
         async for _ in turn.text():
-            pytest.fail("nothing was said")
+            pytest.fail("the turn has no text")
 
 
 async def steer(codex, thread):
@@ -157,7 +157,7 @@ BOUNDS = {
         "VERSION_SECONDS",
         "END_BOUND",
     },  # for reading the version of a binary, without a server
-    "_link/connection": {"DIAGNOSIS_SECONDS", "seconds"},  # to find out why the connection ended; of sleep()
+    "_link/connection": {"DIAGNOSIS_SECONDS", "seconds"},  # why the connection ended; sleep(seconds)
     "_session/ending": {
         "CALLBACK_SHARE",
         "delay",
@@ -172,10 +172,10 @@ BOUNDS = {
     "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
-    "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
+    "_process/channel": {"DIAGNOSIS_SECONDS"},  # for the exit status, to find out why the connection ended
     "_link/call": {"seconds"},  # set by the callers of answer_within()
     "_link/timeouts": {"seconds"},  # the sleep of the task that expires all others
-    "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), with a grace period set by the caller
+    "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace the caller sets
     "_process/group": {"END_BOUND"},
     "_tools/calling": {"math", "inf", "tool", "timeout"},  # the timeout of a tool, set by its author
 }

@@ -141,7 +141,7 @@ LINES_OF_A_MODULE, LINES_OF_A_TEST = 500, 700
 
 
 def too_long(root, bound):
-    """Return the files by hand that have more lines than the bound, and their lines."""
+    """Return the hand-written files with more lines than the bound, and their line counts."""
     texts = {path: path.read_text() for path in sorted(root.rglob("*.py"))}
     lines = {path: text.count("\n") for path, text in texts.items() if not text.startswith(GENERATED)}
     return {str(path.relative_to(root)): count for path, count in lines.items() if count > bound}

@@ -144,7 +144,7 @@ INSTALLED = "pip install 'trio-codex["
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a copy of what a release changes."""
+    """Return a copy of the files that a release changes."""
     for name in (".ci", "src/trio_codex", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
@@ -153,7 +153,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def addresses() -> tuple[str, str, str]:
-    """Return where the source, the documentation and the files of a release are. A release has the real ones."""
+    """Return the addresses of the source, the documentation and the files of a release: placeholders before the first one."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
     source = urls.get("Source", "https://repository.test/trio-codex")
     changelog = urls.get("Changelog", f"{source}/blob/v0.0.0/CHANGELOG.md")
@@ -162,7 +162,7 @@ def addresses() -> tuple[str, str, str]:
 
 
 def prepare(tree: Path, source: str, documentation: str, files: str) -> tuple[str, int]:
-    """Prepare a release, and return what is left in its way."""
+    """Prepare a release, and return the remaining obstacles."""
     form = [] if files.startswith(f"{source}/blob/v") else ["--files", files]
     run = run_tool(tree, "prepare_release", source, documentation, *form)
     assert (run.stderr, run.returncode) == ("", 0)

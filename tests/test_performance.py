@@ -168,7 +168,7 @@ async def test_calls_per_event_stay_within_their_bound(traffic, read, most):
 
 async def test_instructions_per_event_do_not_grow_with_three_hundred_open_turns(traffic):
     async def lowest_cost(*numbers):
-        # Each read has a cost too, and chance decides how many events it brings.
+        # Each read also has a cost, and returns a random number of events.
         return min([await cost_of_an_event(Instructions, thread, number=number) for number in numbers])
 
     async with client(traffic) as (codex, thread):

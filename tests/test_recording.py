@@ -152,7 +152,7 @@ async def test_a_replay_repeats_the_death_of_the_server(tmp_path):
 # -- differences -----------------------------------------------------------------------------------------
 
 
-async def test_another_version_of_the_client_is_no_difference(tmp_path):
+async def test_another_version_of_the_client_is_not_reported_as_a_difference(tmp_path):
     path = tmp_path / "older.jsonl"
     with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
         async with fake_codex(CodexConfig(client_version="0.0.1"), instruments=[recorder]) as (codex, _):
@@ -237,7 +237,7 @@ async def test_a_mismatch_swallowed_by_the_body_is_reported_at_the_end():
 async def test_a_recording_that_cannot_be_replayed_is_refused_before_anything_is_sent(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no connection 2, but 1"):
         async with replay(REDACTED, connection=2):
-            pytest.fail("there is nothing to be played")
+            pytest.fail("there is nothing to replay")
     monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
     monkeypatch.setattr(replay_module, "LONGEST_LINE", 500)
     path = tmp_path / "long.jsonl"

@@ -132,7 +132,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G23", "a turn whose scope a death ended counts as left by the program",
         "supervision._scope:with_task", statement("leave", becomes="leave(body_error)"),
-        "tests/supervision/test_kills.py::test_a_turn_whose_scope_a_death_ends_is_not_taken_for_one_that_the_program_has_left",
+        "tests/supervision/test_kills.py::test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_program",
     ),
     Mutation(
         "G23", "a turn whose message may have reached the model is kept",

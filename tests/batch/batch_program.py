@@ -25,7 +25,7 @@ async def main():
         return (await ctx.thread.run(ctx.task.prompt)).final_response
 
     async def kill_one(random):
-        while not servers:  # noqa: ASYNC110  # the first attempt is no event
+        while not servers:  # noqa: ASYNC110  # there is no event for the first attempt
             await trio.sleep(0.01)
         await trio.sleep(random.uniform(0, 1))
         kill(servers[-1])

@@ -25,7 +25,7 @@ async def test_every_task_has_one_outcome_although_the_server_is_killed():
                 @nursery.start_soon
                 async def _():
                     if ctx.task.id == "t5" and ctx.attempt == 1:
-                        while "do t5" not in on.prompts():  # noqa: ASYNC110  # requests are no event
+                        while "do t5" not in on.prompts():  # noqa: ASYNC110  # there is no event for this request
                             await trio.sleep(0.01)
                         kill(ctx.codex.pid)
 
@@ -168,7 +168,7 @@ async def test_threads_of_ended_tasks_are_unloaded():
             outcomes = [outcome async for outcome in batch]
             assert len(outcomes) == 8
             with trio.fail_after(5):
-                while batch.status().running:  # noqa: ASYNC110  # what is cleaned up is no event
+                while batch.status().running:  # noqa: ASYNC110  # there is no event for a completed cleanup
                     await trio.sleep(0.01)
             assert (await servers[0].api.thread.loaded_list()).data == []
 

@@ -94,7 +94,7 @@ async def test_a_stopped_batch_does_not_wait_for_the_delay_of_a_retry():
         on.model.script("do t0").respond(HTTPFailure(429))
         async with on.batch(some(1), retry=Retry(first=10_000, maximum=10_000)) as batch:
             await on.model.wait_for_requests(1)
-            while batch.status().running:  # noqa: ASYNC110  # the end of an attempt without an outcome is no event
+            while batch.status().running:  # noqa: ASYNC110  # there is no event for the end of an attempt
                 await trio.sleep(0.01)
             batch.stop()
             with trio.fail_after(5), pytest.raises(errors.BatchStopped, match="asked to stop"):

@@ -183,7 +183,7 @@ async def test_a_failed_write_keeps_the_old_report(tmp_path):
 
 # -- in a browser --------------------------------------------------------------------------------------------------
 
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 IDS = "[...document.querySelectorAll('#rows > .row')].map(row => row.querySelector('button').textContent.split(' ')[0])"
 CLICK = "document.querySelector({}).click()".format

@@ -160,12 +160,12 @@ async def test_the_agent_works_in_the_workspace_of_its_attempt():
         assert outcomes["t0"].value == str(on.out / "workspaces" / "t0-1")
 
 
-# -- processes around ----------------------------------------------------------------------------------------------
+# -- git processes -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def slow_hook(repository, tmp_path):
-    """Let a hook of the repository take a while, and return a file that exists once it has ended."""
+    """Add a slow hook to the repository. Return the files that it creates at its start and at its end."""
     started, ended = tmp_path / "started", tmp_path / "ended"
     hook = repository / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ntouch {started}\nsleep 0.5\ntouch {ended}\n")
@@ -180,7 +180,7 @@ async def appears(path):
 
 
 async def test_a_command_is_in_its_own_session_so_ctrl_c_does_not_reach_it(repository, tmp_path):
-    """Otherwise the task of the workspace would fail for good, while others may finish."""
+    """Ctrl-C lets the running tasks of a batch finish, so it must not interrupt the commands for their workspaces."""
     hook = repository / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ncut -d' ' -f6 /proc/self/stat > {tmp_path / 'session'}\n")
     hook.chmod(0o755)
@@ -188,7 +188,7 @@ async def test_a_command_is_in_its_own_session_so_ctrl_c_does_not_reach_it(repos
     assert int((tmp_path / "session").read_text()) != os.getsid(0)
 
 
-async def test_a_cancelled_command_ends_with_what_it_has_started(repository, slow_hook, tmp_path):
+async def test_a_cancelled_command_ends_with_its_child_processes(repository, slow_hook, tmp_path):
     started, ended = slow_hook
     async with trio.open_nursery() as nursery:
         nursery.start_soon(GitWorktree(repository).create, tmp_path / "w")

@@ -100,7 +100,7 @@ def parse_arguments():
     if unknown := set(arguments.names) - {*NAMES, "page"}:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     if arguments.record and (arguments.quick or arguments.names):
-        parser.error("what is recorded is all of it, in one run")
+        parser.error("--record needs all benchmarks in full: pass neither --quick nor names")
     return arguments
 
 

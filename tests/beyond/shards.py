@@ -162,7 +162,7 @@ def _is(prompt, position):
 
 
 async def serve(log):
-    with open(log, "a", buffering=1) as file:  # noqa: ASYNC230  # lines in a small file
+    with open(log, "a", buffering=1) as file:  # noqa: ASYNC230  # short writes to a small file
 
         def note(request, event):
             first = not any(item.get("type") == "function_call_output" for item in request.input)

@@ -112,7 +112,7 @@ def test_limits_end_the_turn_on_the_server_and_its_output_so_far_is_scored(offli
     assert offline.statuses() == {"turn_aborted": 1}
     (found,) = log.samples
     assert found.messages[-1].tool_calls[0].function == "exec_command"
-    # The transcript has it, too, and its tokens count.
+    # The transcript has the response, too, and its tokens count.
     (event,) = [event for event in found.events if event.event == "model"]
     assert event.output.message.tool_calls == found.messages[-1].tool_calls
     assert found.model_usage["codex/mock-model"].total_tokens == 15
@@ -141,7 +141,7 @@ def test_token_and_message_limits_end_the_turn_when_exceeded(offline, tmp_path, 
     log = run(offline, tmp_path, [sample("sleep", 0)], **limits)
     assert ends(log) == {"t0": ("I", kind)}
     assert offline.statuses() == {"turn_aborted": 1}
-    # The response that exceeds the tokens is a message all the same.
+    # A response that exceeds the token limit is still added to the messages.
     roles = [message.role for message in log.samples[0].messages]
     assert roles == ["user", "assistant"][: 2 if kind == "token" else 1]
 

@@ -16,7 +16,7 @@ from trio_codex.batch import BatchBudget, Task, read_outcomes
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray")
-from trio_codex.batch.ray import run  # noqa: E402  # it needs Ray
+from trio_codex.batch.ray import run  # noqa: E402  # it imports Ray
 
 HERE = str(Path(__file__).parent)
 PROGRAM = str(Path(__file__).with_name("ray_program.py"))

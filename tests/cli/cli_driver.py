@@ -88,7 +88,7 @@ class Process:
         ours = [pipes[0][1], pipes[1][0], pipes[2][0]] if pipes else []
         streams = [trio.lowlevel.FdStream(each) for each in ours] or [None] * 3
         self.stdin, self.stdout, self.stderr = streams
-        # What Python reads at its start is not taken on by a fork.
+        # Python reads these variables at startup, so setting them in a fork has no effect.
         fresh = any(name == "LANG" or name.startswith("PYTHON") for name in more)
         self.returncode = None
         self._popen = None
@@ -108,7 +108,7 @@ class Process:
             os.close(each)
 
     def send_signal(self, number):
-        # A status that was read leaves the pipe empty, and not closed at once.
+        # Once the status has been read, the pipe is empty, but may not be closed yet.
         if self.returncode is None and not select.select([self._status], [], [], 0)[0]:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, number)
@@ -119,7 +119,7 @@ class Process:
         return self._reap()
 
     def _reap(self):
-        """Wait for the exit without letting others run, and return the status."""
+        """Block until the process exits, and return its status."""
         if self.returncode is None:
             self.returncode = self._popen.wait() if self._popen else int(os.read(self._status, 20))
         return self.returncode

@@ -8,7 +8,7 @@ from trio_codex.testing import MockModel, write_offline_home
 
 @pytest.fixture(scope="package", autouse=True)
 def forks():
-    """Let commands run in forks of one interpreter, where the system has what that takes."""
+    """Run commands in forks of one interpreter, which needs Linux."""
     if sys.platform != "linux":
         yield
         return

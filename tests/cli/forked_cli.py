@@ -1,10 +1,10 @@
 """Run the command line in forks of one interpreter: ``forked_cli.py DESCRIPTOR``, with one end of a socket pair.
 
-A request is a JSON object with the arguments, the environment and the working directory. With it come the standard streams
-and a pipe. The response is the process id; the exit status is written to the pipe.
+A request is a JSON object with the arguments, the environment and the working directory, and carries the descriptors of
+the standard streams and of a pipe. The response is the process id; the exit status is written to the pipe.
 
-Most of the time of a short command goes into the start of Python, into imports, and into the end of Python, which frees
-all modules. Here all tests share the first two, and the last is left out.
+A short command spends most of its time on starting Python, on imports, and on freeing all modules at the exit. Here all
+tests share one start and its imports, and nothing is freed.
 """
 
 import atexit
@@ -22,7 +22,7 @@ REQUEST_BYTES = 1 << 20
 REQUEST_DESCRIPTORS = 4
 MOST_DESCRIPTORS = 1 << 10
 STREAMS = (("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))
-"""Name, mode and buffering of each, as Python opens them at its start."""
+"""Name, mode and buffering of each, as Python opens them at startup."""
 
 
 def serve(channel):
@@ -51,7 +51,7 @@ def serve(channel):
 
 
 def report(pidfd, pid, status):
-    # Reap the process last: until its exit is known, somebody may signal it.
+    # Reap the process last: until the driver has its status, it may still send a signal to this id.
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     os.write(status, b"%d" % (ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status))
     os.close(status)
@@ -60,7 +60,7 @@ def report(pidfd, pid, status):
 
 
 def become(request, streams):
-    """Take on what a new process would start with."""
+    """Set up the fork as a new process would start."""
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -88,13 +88,13 @@ def leave():
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError):
-        return  # Python reports it, and exits with a status of its own
+        return  # Python reports the error, and exits with its own status
     if "status" in ending:
         os._exit(ending["status"])
 
 
 if __name__ == "__main__":
-    atexit.register(leave)  # before the imports, so that it is called after what they register
+    atexit.register(leave)  # before the imports, so that it runs after the functions that they register
     import trio_codex.batch
     import trio_codex.cli.__main__
     import trio_codex.supervision

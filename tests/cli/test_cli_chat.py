@@ -297,7 +297,7 @@ async def test_the_chat_does_not_wait_for_input_after_the_connection_has_ended(n
         async with fake_codex() as (codex, server):
             chat = Chat(codex, Screen(), {}, "/", (), CodexConfig())
             await server.hang_up()
-            # The connection ends while the chat waits for nothing, so there is nothing to cancel.
+            # The connection ends before the chat waits for input, so there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

@@ -125,7 +125,7 @@ async def test_a_failed_turn_exits_with_status_1_and_the_reason_on_one_line(mode
         assert "429" in ended.events[-1]["result"]["error"]["message"]
     else:
         assert ended.out == ""
-        assert len(ended.err.splitlines()) == 2  # the thread, and the reason
+        assert len(ended.err.splitlines()) == 2  # the thread id, and the reason
 
 
 async def test_a_thread_is_resumed(model, home):

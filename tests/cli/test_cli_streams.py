@@ -8,7 +8,7 @@ import pytest
 
 from cli.cli_driver import COMMAND, SECONDS, SRC, environment
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shells and /dev/full")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a shell and /dev/full")
 
 RECORDING = os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "session.redacted.jsonl")
 

@@ -92,7 +92,7 @@ def test_a_configuration_that_fails_to_load_has_a_hint_for_its_cause(problem, hi
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_line_is_wrapped_between_words_on_a_terminal_only_and_a_path_never(is_terminal):
+def test_a_line_is_wrapped_only_on_a_terminal_and_never_within_a_path(is_terminal):
     path = f"/{'long/' * 20}codex"
     console = OutputConsole(file=io.StringIO(), force_terminal=is_terminal, width=30, color_system=None)
     console.print_after(Text("✓ binary   "), Text(f"found at {path} which is the one of this package"))
@@ -107,6 +107,6 @@ def test_a_line_is_wrapped_between_words_on_a_terminal_only_and_a_path_never(is_
 
 
 @pytest.mark.parametrize("group", [(), ("threads",), ("batch",)], ids=str)
-def test_no_summary_of_a_command_is_cut(group, capsys):
+def test_summaries_of_commands_are_not_truncated(group, capsys):
     cli.main([*group, "--help"], terminal_width=60, standalone_mode=False)
     assert not re.search(r"\w\.\.\.$", capsys.readouterr().out, re.MULTILINE)

@@ -15,7 +15,7 @@ TOKEN = "open-sesame-0123456789"
 
 
 async def refusal(url, **options):
-    """Attach, check that nothing of the attempt is left, and return the error."""
+    """Try to attach, check that the attempt leaves nothing behind, and return the error."""
     async with assert_nothing_left():
         return await failure(url, **options)
 

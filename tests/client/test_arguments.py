@@ -177,7 +177,7 @@ def test_a_bound_is_a_positive_number(name, value):
         "thread_turns", "thread_items",
     ],
 )  # fmt: skip
-async def test_the_handle_of_a_thread_is_not_its_id(method):
+async def test_a_handle_in_place_of_a_thread_id_is_refused_with_a_hint(method):
     async with fake_codex() as (codex, server):
         thread = await codex.thread_start()
         with pytest.raises(TypeError, match=r"thread_id expects a str, got a Thread: .*thread\.id"):
@@ -185,7 +185,7 @@ async def test_the_handle_of_a_thread_is_not_its_id(method):
         assert server.unexpected() == []
 
 
-async def test_a_request_has_a_method_and_a_client_a_nursery_and_a_stream():
+async def test_a_method_a_nursery_and_a_stream_of_the_wrong_type_are_refused():
     async with fake_codex() as (codex, _):
         with pytest.raises(TypeError, match="method expects a str, got None"):
             await codex.request(None)

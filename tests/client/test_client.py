@@ -310,7 +310,7 @@ async def test_a_second_handle_does_not_inherit_policy_or_tools_from_the_first()
             call = {**where, "callId": "d1", "namespace": None, "tool": "look_up", "arguments": {}}
             await server.ask(1, "item/tool/call", call)
             assert (await server.answer_to(1))["success"]
-            # A new one replaces it.
+            # A new policy replaces the first one.
             await codex.thread_resume(thread.id, policy=Policy(command=lax))
             await server.ask(2, "item/commandExecution/requestApproval", question)
             assert await server.answer_to(2) == {"decision": "accept"}

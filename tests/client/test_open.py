@@ -367,7 +367,7 @@ RECORD = "2026-11-30T16:07:02.152222Z ERROR codex_app_server: Codex could not fi
         (60, "os._exit(3)", f"{RECORD}\na line\n"),
     ],
 )
-async def test_an_old_warning_is_not_reported_as_the_cause_of_an_end(monkeypatch, recent, end, shown):
+async def test_an_old_warning_is_not_reported_as_the_cause_of_an_exit(monkeypatch, recent, end, shown):
     monkeypatch.setattr("trio_codex._process.stderr.RECENT_SECONDS", recent)
     script = ANSWERS + (
         f"print('{RECORD}', 'a line', sep='\\n', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"

@@ -16,7 +16,7 @@ from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 
 BUSY = "Server overloaded; the retry limit was reached."
-"""An overload that the client passes on. Refusals for any other overload it retries itself, until the timeout."""
+"""The client raises this overload error immediately. It retries all others itself, until the timeout."""
 
 
 def busy():
@@ -323,6 +323,6 @@ async def test_only_retries_are_reported(autojump_clock):
         nursery.start_soon(refuse, server, "model/list")
         with pytest.raises(errors.ServerBusyError):
             await retry_on_overload(codex.models, attempts=1)
-        fn = Flaky(1)  # rejected by something other than the client
+        fn = Flaky(1)  # its error does not come from a client
         await retry_on_overload(fn)
     assert retries.told == []

@@ -31,7 +31,7 @@ def attack():
     thread.start()
 
     def attacked(function):
-        """Call a function under attack, and return how many interrupts were raised in it or here."""
+        """Call a function while Ctrl-C is pressed. Return how many interrupts the function or this one caught."""
         fired.clear()
         seen = 0
         try:

@@ -88,7 +88,7 @@ def test_a_thread_can_use_the_client_after_another_has_left_its_scope():
 
 
 def test_a_task_can_use_the_client_after_another_has_left_its_scope():
-    async def generate(host):  # noqa: ASYNC900  # what this is about
+    async def generate(host):  # noqa: ASYNC900  # the case under test
         async with AIO.module._face.AsyncioScope(bare, host):
             yield  # noqa: ASYNC119  # likewise
 
@@ -141,7 +141,7 @@ def test_a_scope_can_be_left_while_a_suspended_generator_is_inside_it():
 
 
 def test_a_task_that_leaves_a_scope_is_not_cancelled_by_a_suspended_generator_inside_it():
-    async def generate(host):  # noqa: ASYNC900  # what this is about
+    async def generate(host):  # noqa: ASYNC900  # the case under test
         async with AIO.module._face.AsyncioScope(bare, host):
             yield  # noqa: ASYNC119  # likewise
 

@@ -102,7 +102,7 @@ def test_ctrl_c_during_a_long_step_of_the_face_is_deferred_without_nested_handle
         with pytest.raises(KeyboardInterrupt):
             module["be_interrupted"](0.2)
             time.sleep(1)
-    # It is sent again every millisecond, so only a busy machine nests them.
+    # SIGINT is sent again every millisecond, so handlers nest only on a busy machine.
     assert 2 <= len(depths) <= 250
     assert max(depths) < 5
 
@@ -132,7 +132,7 @@ def test_calls_run_concurrently_and_few_tasks_are_kept():
                 await all_begun.wait()
                 return name.get()
 
-            async def idle_tasks():  # besides the one that runs this
+            async def idle_tasks():  # except the task that runs this function
                 await wait_all_tasks_blocked()
                 return len(scope.host.root.idle)
 
@@ -166,7 +166,7 @@ async def test_closing_a_mailbox_runs_accepted_calls_and_refuses_new_ones():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mailbox.serve)
         with trio.fail_after(5):
-            while len(found) < 3:  # noqa: ASYNC110  # it is a list
+            while len(found) < 3:  # noqa: ASYNC110  # a list has no event
                 await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
     assert mailbox.put(partial(found.append, 3))

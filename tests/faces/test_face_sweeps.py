@@ -15,7 +15,7 @@ from trio_codex.blocking._interrupts import interrupts
 BLOCKING, AIO = FACES
 
 SEED = int(os.environ["SWEEP_SEED"])
-"""Selects where a sample begins."""
+"""Selects the first call of a sample."""
 
 pytestmark = pytest.mark.real
 
@@ -83,7 +83,7 @@ PROGRAMS = (
 
 @pytest.fixture
 def strike(monkeypatch):
-    """Interrupt the wait, or fail the call, that has the chosen number.
+    """Interrupt the wait with the chosen number, or let the call with that number fail.
 
     An interrupt arrives before the caller waits. A late one arrives after the operation is done, before the caller wakes.
     """
@@ -209,7 +209,7 @@ async def sweep(face, program, kind, strike, sample, record_property):
         for turn, face in enumerate(FACES)
         for kind in ("interrupt", "late interrupt", "error")
         for sample in (3, None)
-        # The faces are interrupted in different ways. A failing call takes code that they share, so they take turns.
+        # Interrupts are handled by each face. Failures are handled by shared code, so one face per program suffices.
         if sample is None or kind != "error" or (number + turn) % 2 == 0
     ],
 )

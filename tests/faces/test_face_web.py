@@ -34,7 +34,7 @@ def test_the_turn_of_a_client_that_disconnects_is_interrupted():
 
             @app.get("/")
             async def stream():
-                async def pieces():  # noqa: ASYNC900  # the framework wants one
+                async def pieces():  # noqa: ASYNC900  # the framework expects an async generator
                     try:
                         async with thread.turn("go on") as turn:
                             turns.append(turn)

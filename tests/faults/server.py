@@ -46,7 +46,7 @@ RESULTS = {
         "approvalsReviewer": "user",
         "sandbox": {"type": "readOnly"},
     },
-    # For the connection that ends the turns of a lost one.
+    # For the new connection that ends the turns of a lost one.
     "thread/resume": {"initialTurnsPage": {"data": [{"id": "turn-1", "items": [], "status": "completed"}]}},
     "model/list": {"data": [], "nextCursor": None},
 }
@@ -316,7 +316,7 @@ FAULTS = {
     "ask": ask,
 }
 
-# -- replies: what is written instead of the usual one ---------------------------------------------------------------------------
+# -- replies that are written instead of the usual one ---------------------------------------------------------------------------
 
 ERROR = {"code": -32603, "message": "it broke"}
 REPLIES = {
@@ -401,7 +401,7 @@ def line_of(message):
 
 
 def strike(where):
-    """Commit the fault if this is its point."""
+    """Commit the fault if it belongs to this point."""
     global fault
     if where == point and fault:
         name, _, argument = fault.partition(":")

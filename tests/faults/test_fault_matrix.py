@@ -430,7 +430,7 @@ GOOD = {
     "after one with a float as its id": 1,
     "then as an error": 1,
     "with unknown members": 0,
-    "as an error with code -32001": 0,  # the server did not take the request, so it is sent again
+    "as an error with code -32001": 0,  # the server refused the request, so it is sent again
 }
 """Usable replies, with the number of junk events that accompany each."""
 

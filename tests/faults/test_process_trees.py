@@ -114,7 +114,7 @@ async def test_when_python_is_killed_the_tree_is_gone_within_5_seconds(stopped, 
     path = os.pathsep.join([str(program.parents[1]), str(program.parents[2] / "src")])
     with (
         trio.fail_after(BOUND),
-        subprocess.Popen(  # noqa: ASYNC220  # it does not wait
+        subprocess.Popen(  # noqa: ASYNC220  # it returns immediately
             [sys.executable, str(program), marker],
             env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": path},
             stdout=subprocess.PIPE,

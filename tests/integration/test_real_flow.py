@@ -92,7 +92,7 @@ async def leave_at_once(count, scope):
     async with trio.open_nursery() as nursery:
         for _ in range(count):
             nursery.start_soon(one)
-        while len(inside) < count:  # noqa: ASYNC110  # that many tasks tell
+        while len(inside) < count:  # noqa: ASYNC110  # simpler than an event of the last task
             await trio.sleep(0.02)
         leaving.set()
     return left

@@ -207,7 +207,7 @@ def locked(app):
 
 
 KEYLESS = {"mcp_oauth_credentials_store": "file"}
-"""Not the user's keyring."""
+"""Store logins in a file instead of the user's keyring."""
 
 
 async def test_a_login_completed_in_a_browser_connects_open_threads():

@@ -32,7 +32,7 @@ def sleeping(number):
 
 async def until(condition):
     with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110  # processes of the system announce nothing
+        while not condition():  # noqa: ASYNC110  # other processes send no event
             await trio.sleep(0.02)
 
 

@@ -189,7 +189,7 @@ async def test_leaving_a_channel_around_a_turn_early_ends_the_turn():
         async with thread.turn(question) as turn:
             turns.append(turn)
             async for piece in turn.text():
-                yield piece  # noqa: ASYNC119  # what as_safe_channel is for
+                yield piece  # noqa: ASYNC119  # as_safe_channel makes this safe
 
     turns = []
     async with offline() as (codex, model, _):

@@ -1,4 +1,4 @@
-"""Patterns for command arguments, and the scripts that a shell may run as anything but one simple command."""
+"""Patterns for command arguments, and shell scripts that may be more than one simple command."""
 
 import os
 import shlex
@@ -167,7 +167,7 @@ NOT_SIMPLE = [
 
 
 @pytest.mark.parametrize("script", NOT_SIMPLE)
-async def test_a_script_that_may_not_be_a_simple_command_matches_nothing(script):
+async def test_a_script_that_might_not_be_a_simple_command_matches_nothing(script):
     assert simple_command(script) is None
     anything = allow_commands("git ...", "rm ...", ["[", ...], ["%1", ...], ["-", ...], ["PATH=/tmp", ...])
     for line in (script, in_shell(script), in_shell(script, "/bin/sh", "-c")):

@@ -1,6 +1,6 @@
 """What goes over the wire when a server request is refused, by request and by reason.
 
-The table in ``docs/guarantees.md`` is generated from these observations. ``uv run python tests/requests/test_refusals.py`` writes it anew.
+The table in ``docs/guarantees.md`` is generated from these observations. ``uv run python tests/requests/test_refusals.py`` regenerates it.
 """
 
 import json
@@ -79,7 +79,7 @@ FAULTS = {
 
 PARKED = {fault for fault, callback in FAULTS.items() if callback is park}
 DENIED = {"no policy", "all abstain", "callback raises", "nonsense", "unreadable", "too long"}
-"""Requests that nobody decided on: the answer is the same for every reason."""
+"""Reasons for which nobody decides: the answer is always the denial of the request's kind."""
 
 RECORDED = {
     **dict.fromkeys(["no policy", "all abstain", "unreadable", "too long"], ("answered", "default")),
@@ -87,7 +87,7 @@ RECORDED = {
     **dict.fromkeys(["callback raises", "nonsense"], ("failed", "turn")),
     **dict.fromkeys(PARKED, ("withdrawn", "turn")),
 }
-"""The outcome and who decided, from the audit."""
+"""The recorded outcome, and who decided."""
 
 
 def faults_of(method):
@@ -184,7 +184,7 @@ async def test_a_refused_request_gets_the_documented_answer(method, fault):
     outcome, decided_by = RECORDED[fault]
     kind = KINDS.get(method) or unknown_kind("item/newThing")
     if kind.callback == "tool_call" and outcome == "failed":
-        outcome = "answered"  # with a failed call
+        outcome = "answered"  # the answer says that the call failed
     elif fault in DENIED:
         assert replies == [over_the_wire(0, kind.denial)]
     if method in OF_NO_TURN and decided_by == "turn":

@@ -94,7 +94,7 @@ async def test_an_overlong_response_fails_its_request_and_the_connection_survive
         assert bench.connection.close_reason is None
 
 
-async def test_params_that_are_not_json_are_refused_and_use_no_window():
+async def test_params_that_are_not_json_are_refused_and_do_not_count_toward_the_window():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         for _ in range(3):
             with pytest.raises(LocalProtocolError):
@@ -105,7 +105,7 @@ async def test_params_that_are_not_json_are_refused_and_use_no_window():
         assert bench.outcomes["next"] is None
 
 
-async def test_params_that_cannot_be_encoded_use_no_window():
+async def test_params_that_cannot_be_encoded_do_not_count_toward_the_window():
     deep = None
     for _ in range(900):
         deep = [deep]
@@ -222,7 +222,7 @@ async def test_control_and_deferred_requests_bypass_the_window(request_class):
 
 
 @pytest.mark.parametrize("answer", [{"result": 1}, {"error": {"code": 1, "message": "x"}}, {}])
-async def test_every_kind_of_response_frees_the_window(answer):
+async def test_every_kind_of_response_makes_room_in_the_window(answer):
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         for name in "abc":
             nursery.start_soon(bench.call, name)
@@ -232,7 +232,7 @@ async def test_every_kind_of_response_frees_the_window(answer):
         assert len(bench.outcomes) == 3
 
 
-async def test_a_caller_cancelled_while_waiting_for_the_window_sends_nothing_and_uses_no_window():
+async def test_a_caller_cancelled_while_waiting_for_the_window_sends_nothing_and_does_not_count_toward_it():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()
@@ -269,7 +269,7 @@ async def test_no_request_is_lost_by_a_peer_that_drops_beyond_128_in_flight():
 # -- timeouts ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_that_is_not_answered_times_out_and_frees_the_window(autojump_clock):
+async def test_a_request_that_is_not_answered_times_out_and_makes_room_in_the_window(autojump_clock):
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()

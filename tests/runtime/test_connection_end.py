@@ -81,7 +81,7 @@ async def test_a_diagnosis_that_never_returns_does_not_delay_the_end(autojump_cl
         assert {type(outcome) for outcome in bench.outcomes.values()} == {ConnectionBroken}
 
 
-async def test_the_connection_is_lost_only_once_during_the_diagnosis(autojump_clock):
+async def test_further_losses_during_the_diagnosis_do_not_change_the_cause(autojump_clock):
     reasons = []
 
     async def diagnose(reason):

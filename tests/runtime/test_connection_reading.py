@@ -93,7 +93,7 @@ async def test_batches_grow_with_the_number_of_consumers():
         for _ in range(10):
             await bench.peer.stream.send_all(LINE * 10_000)
         await wait_all_tasks_blocked()
-        assert max(bench.receiver.portions) >= SHARED_CHUNK_BYTES // len(LINE), "all that a chunk has"
+        assert max(bench.receiver.portions) >= SHARED_CHUNK_BYTES // len(LINE), "a batch must span a chunk"
 
 
 async def test_the_rest_of_a_chunk_is_dropped_once_the_connection_has_ended():

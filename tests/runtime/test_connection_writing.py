@@ -65,7 +65,7 @@ async def test_a_call_can_be_withdrawn_until_the_writer_has_its_line():
         assert bench.connection.junk_lines == 0
 
 
-async def test_an_abandoned_call_fails_frees_the_window_and_its_response_is_reported_as_late():
+async def test_an_abandoned_call_fails_and_makes_room_in_the_window_and_its_response_is_reported_as_late():
     async with connected(window=1) as bench:
         call = await bench.connection.calls.begin("a", None)
         request = await bench.peer.request()

@@ -1,4 +1,4 @@
-"""Any response to a handshake, in any chunks, gives a channel, or an error that says what to do."""
+"""Any response to a handshake, in any chunks, opens a channel or raises an error with a hint."""
 
 import base64
 import hashlib

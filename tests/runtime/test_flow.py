@@ -304,7 +304,7 @@ def test_a_request_refused_until_its_timeout_raises_the_refusal(request_class):
         server.policy = lambda line: server.answer(line, error=BUSY)
         began = trio.current_time()
         session.request(request_class)
-        while session.outcomes[0] in (None, "waits"):  # noqa: ASYNC110  # its time is what is asked for
+        while session.outcomes[0] in (None, "waits"):  # noqa: ASYNC110  # the test measures when it changes
             await trio.sleep(0.1)
         assert session.outcomes == [errors.ServerBusyError]
         assert trio.current_time() - began == pytest.approx(TIMEOUT, abs=1)

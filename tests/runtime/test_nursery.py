@@ -89,7 +89,7 @@ async def test_a_cancellation_during_the_close_sequence_passes_through_after_it(
             pass
         assert close.runs == 1
         await trio.lowlevel.checkpoint()
-        pytest.fail("the cancellation got lost")
+        pytest.fail("the cancellation was swallowed")
     assert scope.cancelled_caught
 
 
@@ -100,7 +100,7 @@ async def test_a_body_that_swallows_the_cancellation_and_returns_does_not_hide_i
             with contextlib.suppress(trio.Cancelled):
                 await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
-        pytest.fail("the cancellation got lost")
+        pytest.fail("the cancellation was swallowed")
     assert scope.cancelled_caught
 
 

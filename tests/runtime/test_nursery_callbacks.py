@@ -87,7 +87,7 @@ async def test_a_callback_that_is_cancelled_while_the_client_closes_lets_the_can
         async with open_services(Closing(work)) as services:
             services.start_callback(None, trio.sleep_forever)
             await wait_all_tasks_blocked()
-        pytest.fail("the cancellation got lost")
+        pytest.fail("the cancellation was swallowed")
     assert scope.cancelled_caught
 
 

@@ -13,7 +13,7 @@ import trio
 from trio.testing import assert_checkpoints, check_one_way_stream, wait_all_tasks_blocked
 
 if sys.platform == "win32":
-    pytest.skip("pipes of Unix", allow_module_level=True)
+    pytest.skip("needs Unix pipes", allow_module_level=True)
 
 from trio_codex._process.pipes import PipeReceiveStream, PipeSendStream, ServerStreams
 

@@ -390,7 +390,7 @@ async def test_pings_do_not_hide_the_message_or_close_around_them():
 # -- silence -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_server_is_pinged_after_20_s_and_given_up_10_s_later(autojump_clock):
+async def test_a_silent_server_is_pinged_after_20_s_and_its_connection_ends_10_s_later(autojump_clock):
     began = trio.current_time()
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call)

@@ -1,7 +1,7 @@
 """A program of keyed steps, for tests that kill it: `program.py ENV_JSON|URL WORKSPACE JOURNAL STEPS [KILLER_SEED] [BREAK…]`.
 
 It prints one line for each step. With a seed, it also kills its own servers at random moments. Each BREAK disables
-one part of the rule, for control experiments.
+one safeguard, for control experiments.
 """
 
 import json

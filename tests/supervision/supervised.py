@@ -45,7 +45,7 @@ class Stage:
         return max((texts_of(request) for request in self.model.requests), key=len, default=[])
 
     def assert_each_once(self, *texts):
-        """Check that the context contains each prompt once, and that it started at most one turn."""
+        """Check that the context contains each prompt once, and that each prompt started at most one turn."""
         given = collections.Counter(self.given())
         wrong = {text: given[text] for text in texts if given[text] != 1}
         assert not wrong, f"in the context: {wrong}"

@@ -218,7 +218,7 @@ async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrup
     kills.assert_at_most_once("one", "two")
 
 
-async def test_a_turn_whose_scope_a_death_ends_is_not_taken_for_one_that_the_program_has_left(autojump_clock):
+async def test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_program(autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         for _ in range(2):

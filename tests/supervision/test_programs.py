@@ -31,7 +31,7 @@ PERIOD = 100
 """The period of the restart limit in seconds."""
 
 FOR_EVER = 100_000
-"""Seconds by which a program that is not killed has ended."""
+"""Seconds after which every program that is not killed has ended."""
 
 
 class NamedKills(Kills):
@@ -47,7 +47,7 @@ class NamedKills(Kills):
 
 
 class Programs(RuleBasedStateMachine):
-    """Each rule runs a program, or makes the server die in a later one.
+    """Each rule runs a program, or makes the server die during a later program.
 
     The server writes its history in the same order as the real one, and dies at exactly the chosen step. A killed
     program writes nothing more to its journal, not even late writes.

@@ -17,7 +17,7 @@ def steps(number):
 
 
 async def outlive(on, server, deaths, count, *options, random, longest):
-    """Restart the program of keyed steps until it has been killed this often and has then completed."""
+    """Run the program of keyed steps, kill and restart it this often, and let the last run complete."""
     killed = 0
     while True:
         program = Program(server, on.home.workspace, on.journal, count, *options)
@@ -52,7 +52,7 @@ async def test_a_killed_program_resumes_where_it_was(deaths, count, both):
 @pytest.mark.parametrize("broken", ["no_take_back"])
 @pytest.mark.long
 async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(broken, monkeypatch):
-    """Control. It needs some hundred kills, because the critical moment lasts a few milliseconds."""
+    """Control. It needs about a hundred kills, because the critical moment lasts a few milliseconds."""
     from trio_codex.supervision import _fence, _rule
 
     async def keep_the_tail(thread, anchor):
@@ -184,7 +184,7 @@ async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
         assert len(on.model.requests) == 1
 
 
-async def test_a_turn_that_is_missed_while_it_is_rejoined_is_looked_for_again(monkeypatch):
+async def test_a_rejoin_that_misses_its_turn_is_tried_again(monkeypatch):
     rejoin, calls = Thread.rejoin, []
 
     def missed_once(self, **options):

@@ -24,7 +24,7 @@ LIMIT = 10
 
 @attrs.define(eq=False)
 class AppServer:
-    """The real server. Every message that it sends is kept in `log`."""
+    """The real server. `log` keeps every message that the server sends."""
 
     home: OfflineHome
     stdin: trio.abc.SendStream
@@ -48,7 +48,7 @@ class AppServer:
         await self.stdin.send_all(json.dumps(message).encode() + b"\n")
 
     async def find(self, matches: Callable[[dict[str, Any]], bool], start: int = 0) -> dict[str, Any]:
-        """Return the first message from position `start` of the log on that matches."""
+        """Wait for a message that matches. Return the first one at or after position `start` of the log."""
         for message in self.log[start:]:
             if matches(message):
                 return message  # noqa: ASYNC910  # no checkpoint if the message is in the log
@@ -129,7 +129,7 @@ async def app_server(home: OfflineHome) -> AsyncGenerator[AppServer]:
             process.wait()
     # A process that the server was starting when it was killed ends a moment later.
     with trio.move_on_after(3):
-        while processes_of(home):  # noqa: ASYNC110  # nothing announces it
+        while processes_of(home):  # noqa: ASYNC110  # there is no event for this
             await trio.sleep(0.02)
     assert processes_of(home) == []
 

@@ -11,7 +11,7 @@ from trio_codex.testing import build, item, notification, result, server_request
 from wiregen import schema
 
 DEFINITIONS = {**schema.load().definitions.raw, "v2": schema.load().definitions.raw}
-"""The schema, with what only older servers have. References to either of its levels find the same."""
+"""The schema, including types of older servers only. References to both levels of definitions resolve."""
 KINDS = [
     attrs.fields_dict(cls)["type"].default
     for cls in get_args(wire.ThreadItem)
@@ -86,7 +86,7 @@ def test_unknown_methods_and_fields_are_rejected():
         build(wire.Turn, color="red")
 
 
-def test_of_a_choice_that_the_schema_requires_one_is_set_unless_another_is_given():
+def test_if_one_of_several_fields_is_required_a_default_is_set_unless_one_is_given():
     assert build(wire.ImageUserInput) == wire.ImageUserInput(url="url")
     assert build(wire.ImageUserInput, file_id="f") == wire.ImageUserInput(file_id="f")
     assert item("imageGeneration", file_id="f").result is None

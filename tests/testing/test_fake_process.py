@@ -15,7 +15,7 @@ from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left, fake_codex, fake_process, sweep_cancellation
 from trio_codex.testing._fake_process import PROCESS_FAULTS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="over a Unix socket")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
 
 IMPATIENT = CodexConfig(start_timeout=5, request_timeout=0.3, stop_grace=0.2, interrupt_grace=0.2)
 

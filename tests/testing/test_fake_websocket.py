@@ -13,7 +13,7 @@ CONFIG = ClientConfig(max_line_bytes=10_000, request_timeout=0.3, interrupt_grac
 
 @asynccontextmanager
 async def scripted(*args, **options):
-    """The kit's scope, bounded in time."""
+    """Open ``fake_websocket()`` with a timeout."""
     with trio.fail_after(10):
         async with fake_websocket(*args, **options) as (url, server):
             yield url, server
@@ -51,7 +51,7 @@ async def test_a_client_attaches_and_leaves_and_the_script_continues_with_the_ne
         ("duplicate", None),
     ],
 )
-async def test_a_fault_that_is_allowed_changes_nothing(fault, argument):
+async def test_a_fault_that_the_client_tolerates_changes_nothing(fault, argument):
     async with scripted() as (url, server), attach_codex(url) as codex:
         server.fault(fault, argument)
         await codex.thread_start()
@@ -77,7 +77,7 @@ async def test_a_fault_that_ends_the_connection_fails_every_wait_with_its_cause(
             server.fault(fault, argument)
             with pytest.raises(errors.ConnectionBroken, match=words):
                 await codex.thread_start()
-        async with attach_codex(url, config=CONFIG) as codex:  # the next one meets no fault
+        async with attach_codex(url, config=CONFIG) as codex:  # the fault does not affect the next client
             await codex.thread_start()
 
 
@@ -95,11 +95,11 @@ async def test_a_half_open_connection_neither_sends_nor_answers_a_ping():
             await codex.thread_start()
 
 
-async def test_a_ping_is_answered_otherwise():
+async def test_without_a_fault_a_ping_is_answered():
     async with scripted() as (url, _), attach_codex(url) as codex:
         codex._session.connection.calls.write_queue.put_control(codex._session.connection._channel.ping())
         reads = codex._session.connection.timeouts.reads
-        while codex._session.connection.timeouts.reads == reads:  # noqa: ASYNC110  # the reader tells nobody
+        while codex._session.connection.timeouts.reads == reads:  # noqa: ASYNC110  # the reader has no event for this
             await trio.sleep(0.01)
 
 
@@ -113,7 +113,7 @@ async def test_a_connection_that_is_not_a_client_is_left_alone():
             await codex.thread_start()
 
 
-async def test_a_script_that_was_not_used_up_and_a_violation_are_errors():
+async def test_an_unused_fault_and_a_protocol_violation_are_errors():
     with pytest.raises(AssertionError, match="close"):
         async with scripted() as (url, server), attach_codex(url):
             server.fault("close")
@@ -122,7 +122,7 @@ async def test_a_script_that_was_not_used_up_and_a_violation_are_errors():
             await codex.request("thread/read", {})
 
 
-async def test_a_fault_that_does_not_fit_is_a_value_error():
+async def test_an_unsupported_fault_is_a_value_error():
     async with scripted() as (_, server):
         for fault, argument in [
             ("close", "x"),

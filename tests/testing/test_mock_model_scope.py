@@ -232,7 +232,7 @@ async def test_waiting_for_requests_fails_when_the_model_is_left() -> None:
 
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery, MockModel() as model:
-            nursery.start_soon(wait, model)  # noqa: ASYNC111  # the test is about exactly this
+            nursery.start_soon(wait, model)  # noqa: ASYNC111  # the case under test
             await trio.testing.wait_all_tasks_blocked()
         await wait(model)
 

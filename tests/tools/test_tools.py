@@ -94,7 +94,7 @@ class Store:
         return list(self.content)
 
 
-async def test_a_method_is_a_tool_of_its_object():
+async def test_a_method_is_a_tool_bound_to_its_object():
     store = Store({"a": "1"})
     assert await store.read("a") == "1"
     assert texts(await call(store.read, arguments={"key": "a"})) == ["1"]

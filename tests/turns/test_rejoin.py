@@ -319,7 +319,7 @@ async def test_rejoining_without_a_turn_raises(state, autojump_clock):
             await settle()
         with pytest.raises(errors.NoTurnRuns) as caught:
             async with thread.rejoin():
-                pytest.fail("there is none")
+                pytest.fail("it rejoined without a turn")
         assert caught.value.thread_id == "thread-1"
 
 

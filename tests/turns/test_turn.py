@@ -430,7 +430,9 @@ async def test_a_stuck_turn_closes_the_connection_to_an_attached_server(autojump
         assert "turn-1" in error.reason
 
 
-async def test_a_callback_that_does_not_end_delays_the_interrupt_only_by_its_share(autojump_clock, caplog):
+async def test_a_callback_that_does_not_end_delays_the_interrupt_by_at_most_its_share_of_the_grace(
+    autojump_clock, caplog
+):
     release = trio.Event()
 
     async def stubborn(_):

@@ -115,7 +115,7 @@ async def test_a_pending_policy_is_cancelled_without_an_answer_when(ending):
         scope.cancel()
 
 
-async def test_policies_fall_through_from_turn_to_thread_to_client_field_by_field():
+async def test_each_field_of_a_policy_falls_back_from_the_turn_to_the_thread_to_the_client():
     def says(decision):
         async def callback(_):
             return decision

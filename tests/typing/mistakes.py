@@ -1,6 +1,6 @@
-"""Mistakes that type checkers must find. Never run: an unneeded "ignore" is an error, too.
+"""Mistakes that type checkers must find. Never run: type checkers also report unneeded "ignore" comments.
 
-mypy's codes are named for mypy, and pyright's for pyright, which does not read mypy's.
+Each line has a comment for mypy and one for pyright, because pyright ignores mypy's codes.
 """
 
 import trio

@@ -88,7 +88,7 @@ OBJECTS = [
 ]
 
 
-# Single tests for all: as a test of its own, each takes longer to collect than to run.
+# Each test covers all cases, because a test for each case would take longer to collect than to run.
 
 
 def test_an_unknown_value_of_any_field_is_read_and_sent_on_unchanged() -> None:

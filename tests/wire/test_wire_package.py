@@ -94,7 +94,7 @@ def test_the_package_itself_is_imported_by_none_of_its_modules() -> None:
                 assert "trio_codex.wire" not in names | {node.module}, path.name
 
 
-def test_only_loads_hooks_decode_classes_without_cattrs() -> None:
+def test_only_the_converter_decodes_classes_without_cattrs() -> None:
     users = [
         path.name
         for path in Path(trio_codex.__file__).parent.rglob("*.py")
