@@ -229,7 +229,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G8", "requests of unknown turns are answered",
         "_session.asking:_belongs_to_others", operand("has_peers"),
-        "tests/client/test_opening.py::test_on_a_shared_server_requests_outside_own_turns_are_left_to_others",
+        "tests/client/test_opening.py::test_on_a_shared_server_requests_outside_the_clients_turns_are_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",

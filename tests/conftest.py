@@ -41,7 +41,7 @@ sys.dont_write_bytecode = False
 _home.write_offline_home = prepared_homes.prepared
 
 MOST_WORKERS = 4
-"""Some tests depend on timing even while other workers are busy."""
+"""Some tests depend on timing, which more workers would disturb."""
 
 
 def pytest_configure(config):

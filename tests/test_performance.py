@@ -132,7 +132,7 @@ class Calls:
 
 
 class Instructions:
-    """A scope that counts the bytecode instructions of this package, to see loops that call nothing."""
+    """A scope that counts the bytecode instructions of this package, to detect loops without calls."""
 
     def __enter__(self):
         self.count = 0

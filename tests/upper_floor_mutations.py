@@ -102,12 +102,12 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G21", "agents of a rejoined turn keep running",
         "_session.rejoining:follow", iterable("children"),
-        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_also_ends_the_agents_of_the_turn",
+        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_true_also_ends_the_agents_of_the_turn",
     ),
     Mutation(
         "G21", "the goal of a rejoined turn continues",
         "_session.rejoining:end_rejoined", value("was_paused", becomes="False"),
-        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_pauses_the_goal_of_the_turn",
+        "tests/integration/test_real_rejoin.py::test_rejoining_with_end_true_pauses_the_goal_of_the_turn",
     ),
     Mutation(
         "G22", "a turn continues without a message about the lost generation",
@@ -294,7 +294,7 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread_behind",
     ),
     Mutation(
-        "G25", "a deadline in a thread continues before the call has ended",
+        "G25", "after a deadline in a thread the program continues before the call has ended",
         "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
         "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_waiting_call_before_the_program_continues",
     ),

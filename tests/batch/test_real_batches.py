@@ -232,7 +232,7 @@ async def test_a_stopped_batch_finishes_its_running_tasks():
         assert 5 - len(read_outcomes(on.out)) == caught.value.left > 0
 
 
-async def test_an_exception_of_the_body_leaves_the_scope_unchanged():
+async def test_an_exception_of_the_body_propagates_unchanged():
     error = ZeroDivisionError("body")
     async with stage() as on:
         with pytest.raises(ZeroDivisionError) as caught:
@@ -256,7 +256,7 @@ async def test_another_batch_in_the_same_directory_is_refused_before_anything_is
                 await on.run(tasks, **options, config=None)
 
 
-def test_what_the_protocol_elides_is_compared_by_its_hash():
+def test_elided_values_are_compared_by_their_hash():
     assert wire.ThreadStartParams.__wire__.elided == HASHED
 
 

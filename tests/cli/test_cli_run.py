@@ -45,7 +45,7 @@ async def test_messages_without_a_phase_are_written_to_stdout_as_paragraphs(mode
     assert "Let me see." not in ended.err
 
 
-async def test_with_final_failed_commands_are_shown_and_only_the_last_message_is_printed(model, home):
+async def test_the_final_option_shows_failed_commands_and_prints_only_the_last_message(model, home):
     model.respond(Text("Let me see."), Command("echo seen; exit 3"))
     model.say("It is ", "here.")
     ended = await run_cli("run", "--final", "Where is it?", home=home)

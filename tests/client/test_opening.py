@@ -422,7 +422,7 @@ async def test_on_a_shared_server_requests_of_another_clients_turn_are_left_to_t
 
 
 @pytest.mark.parametrize("decides", [True, False], ids=["with a policy", "without a policy"])
-async def test_on_a_shared_server_requests_outside_own_turns_are_left_to_others(decides):
+async def test_on_a_shared_server_requests_outside_the_clients_turns_are_left_to_others(decides):
     asked = []
     with trio.fail_after(5):
         async with (
@@ -455,7 +455,7 @@ async def test_on_a_shared_server_the_client_policy_decides_on_requests_without_
             assert (await server.answer_to(4))["accessToken"] == "a-token"
 
 
-async def test_on_an_own_server_requests_of_unknown_turns_are_answered():
+async def test_on_a_server_of_its_own_a_client_answers_requests_of_unknown_turns():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         codex._session.approvals.is_shared = False

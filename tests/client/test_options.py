@@ -93,7 +93,7 @@ def test_contradictory_options_are_refused(params, given):
         params(given)
 
 
-def test_a_fork_can_end_only_at_one_place():
+def test_the_end_points_of_a_fork_are_mutually_exclusive():
     with pytest.raises(ValueError, match="are mutually exclusive"):
         options.fork_params("t", {"last_turn_id": "a", "before_turn_id": "b"})
 

@@ -164,7 +164,7 @@ def test_a_task_that_leaves_a_scope_is_not_cancelled_by_a_suspended_generator_in
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e12, threading.TIMEOUT_MAX + 1])
-def test_a_deadline_may_be_later_than_a_lock_can_wait(seconds):
+def test_a_deadline_may_exceed_the_maximum_timeout_of_a_lock(seconds):
     with (scope := open_bare(BLOCKING)), BLOCKING.module.fail_after(seconds) as deadline:
         assert call(BLOCKING, scope.host, answer) == 42
     assert not deadline.cancelled_caught

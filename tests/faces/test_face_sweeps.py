@@ -143,7 +143,7 @@ async def check_idle(codex):
         status = (await codex.thread_read(thread_id)).status
         assert status.type != "active", f"{thread_id} is left running"
     for process in psutil.Process(codex.pid).children(recursive=True):
-        # The server has a shell of its own for each thread that starts.
+        # The server has its own shell for each thread that starts.
         with suppress(psutil.NoSuchProcess):
             assert process.name() != "cat", "a command is left running"
 

@@ -71,7 +71,7 @@ async def median_of_interrupts(codex, count=15):
     return statistics.median(taken)
 
 
-async def test_an_interrupt_takes_as_long_with_five_hundred_other_turns_open():
+async def test_an_interrupt_takes_no_longer_with_five_hundred_other_turns_open():
     async with flooding() as codex:
         alone = await median_of_interrupts(codex)
         opened = 0
@@ -97,7 +97,7 @@ async def test_an_interrupt_takes_as_long_with_five_hundred_other_turns_open():
 
 @pytest.mark.long
 @pytest.mark.real
-async def test_an_interrupt_takes_as_long_with_twenty_other_turns_open_on_the_real_server():
+async def test_an_interrupt_takes_no_longer_with_twenty_other_turns_open_on_the_real_server():
     with trio.fail_after(120):
         async with MockModel() as model:
             model.default = Response(Text("working"), model.gate())

@@ -81,7 +81,7 @@ async def test_leaving_a_rejoined_turn_does_not_end_it():
             assert (await turn.wait()).final_response == "one two"
 
 
-async def test_leaving_with_end_interrupts_the_turn_for_all_clients():
+async def test_leaving_with_end_true_interrupts_the_turn_for_all_clients():
     async with two_clients() as (one, other, model):
         model.hang("one ")
         thread = await one.thread_start()
@@ -420,7 +420,7 @@ async def test_requests_of_an_agent_are_decided_by_the_client_that_rejoins_its_p
 # -- leaving and ending ------------------------------------------------------------------------------------
 
 
-async def test_rejoining_with_end_also_ends_the_agents_of_the_turn():
+async def test_rejoining_with_end_true_also_ends_the_agents_of_the_turn():
     with trio.fail_after(40):
         async with MockModel() as model:
             model.default = Response(Hang())
@@ -441,7 +441,7 @@ async def test_rejoining_with_end_also_ends_the_agents_of_the_turn():
                     assert await open_turns(onlooker, [thread.id, *children]) == []
 
 
-async def test_rejoining_with_end_pauses_the_goal_of_the_turn():
+async def test_rejoining_with_end_true_pauses_the_goal_of_the_turn():
     async with two_clients() as (one, other, model):
         model.say("first")
         model.default = Response(Hang())

@@ -117,7 +117,7 @@ async def test_without_patterns_nothing_is_accepted():
     assert await decide(allow_commands(), "ls") == Abstain()
 
 
-async def test_a_request_for_more_than_running_a_command_is_not_decided():
+async def test_a_request_for_more_than_a_command_is_not_decided():
     policy = allow_commands("ls")
     network = wire.NetworkApprovalContext(host="example.org", protocol="https")
     more = wire.AdditionalPermissionProfile(file_system=asked.files(asked.entry("write", "/etc")))

@@ -287,7 +287,7 @@ def _missing(path):
     raise FileNotFoundError(2, "No such file or directory", path)
 
 
-def test_own_children_are_found_without_a_process_table(monkeypatch):
+def test_child_processes_are_found_without_a_process_table(monkeypatch):
     # Once the ids have started over, all of them are probed: of 4 million, most kernels use 32,768.
     monkeypatch.setattr(_guard, "PID_LIMIT", int(Path("/proc/sys/kernel/pid_max").read_text()) + 1)
     children = [subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) for _ in range(3)]

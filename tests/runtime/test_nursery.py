@@ -305,7 +305,7 @@ async def test_a_close_sequence_that_fails_before_its_last_step_does_not_hang_th
     assert trio.current_time() < 1
 
 
-async def test_in_a_nursery_of_the_caller_a_failed_service_crashes_it_as_an_internal_error():
+async def test_a_failed_service_crashes_a_nursery_of_the_caller_with_an_internal_error():
     cause = ValueError("bug")
     with trio.fail_after(5), pytest.RaisesGroup(InternalError) as caught:
         async with trio.open_nursery() as nursery:

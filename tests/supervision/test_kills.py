@@ -236,7 +236,7 @@ async def test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_pr
 @pytest.mark.parametrize(
     "error", [errors.NoTurnRuns("thread-9"), errors.ConnectionBroken("mine")], ids=["missed", "lost"]
 )
-async def test_an_exception_of_the_function_that_decides_propagates_once(error, autojump_clock):
+async def test_an_exception_of_on_interrupted_propagates_once(error, autojump_clock):
     kills, results = Kills(), []
 
     async def decide(result):

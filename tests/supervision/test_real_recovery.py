@@ -312,7 +312,7 @@ async def test_the_fate_of_a_key():
         assert await thread.fate("2") == "completed"
 
 
-async def test_the_model_knows_a_prompt_whose_follow_up_was_not_started():
+async def test_a_prompt_whose_follow_up_was_not_started_is_not_sent_again():
     async def invalid(_):
         await trio.lowlevel.checkpoint()
         return 42

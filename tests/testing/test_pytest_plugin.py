@@ -117,7 +117,7 @@ def test_no_frames_are_shown_for_a_passing_test_or_one_without_a_client(project)
     result.stdout.no_fnmatch_line("*on the wire*")
 
 
-def test_an_unexpected_request_fails_only_a_test_that_would_pass(project):
+def test_an_unexpected_request_fails_only_a_test_that_would_otherwise_pass(project):
     project.makepyfile(
         """
         import pytest

@@ -147,7 +147,7 @@ def test_nothing_follows_an_end_within_an_item() -> None:
         Text("x", Cut(), "y")
 
 
-def test_only_pauses_stand_before_a_refusal() -> None:
+def test_only_pauses_may_precede_a_refusal() -> None:
     with pytest.raises(ValueError, match="only pauses"):
         Response(Text("x"), HTTPFailure(500))
 

@@ -148,7 +148,7 @@ async def test_a_turn_rejoined_while_another_scope_is_leaving_it_outlives_the_cl
         assert server.unexpected() == []
 
 
-async def test_with_end_both_leaving_and_closing_the_client_interrupt_the_turn():
+async def test_with_end_true_both_leaving_and_closing_the_client_interrupt_the_turn():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
         server.give("thread/goal/get", {"goal": None})
@@ -253,7 +253,7 @@ async def test_rejoining_a_turn_that_another_scope_owns_only_watches_it():
     assert seen == [GAP, "item/completed", "turn/completed"]
 
 
-async def test_watching_with_end_ends_the_turn_of_the_other_scope():
+async def test_watching_with_end_true_ends_the_turn_of_the_other_scope():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         server.give("thread/goal/get", {"goal": None})
         thread = await codex.thread_start()

@@ -85,14 +85,14 @@ def test_the_estimate_after_a_compaction_counts_nothing():
     assert counters.take("t", report(breakdown(20, 10), breakdown(10, 5))).total_tokens == 15
 
 
-def test_if_the_totals_start_over_the_last_request_counts():
+def test_the_last_request_counts_if_the_totals_start_over():
     counters = UsageCounters()
     counters.take("t", report(breakdown(1000, 500), breakdown(10, 5)))
     assert counters.take("t", report(breakdown(30, 5), breakdown(30, 5))).total_tokens == 35
     assert counters.take("t", report(breakdown(40, 5), breakdown(10, 0))).total_tokens == 10
 
 
-def test_reports_after_a_replay_count_from_there():
+def test_reports_after_a_replay_count_from_the_replayed_total():
     counters = UsageCounters()
     counters.replay("t", report(breakdown(100, 50), breakdown(10, 5)))
     assert counters.take("t", report(breakdown(100, 50), breakdown(10, 5))) is None

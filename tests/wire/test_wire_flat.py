@@ -91,7 +91,7 @@ def test_the_last_of_duplicate_members_wins() -> None:
     assert one == other == DELTA
 
 
-def test_a_value_read_by_the_fast_path_equals_any_other() -> None:
+def test_a_value_read_by_the_fast_path_is_like_any_other() -> None:
     value = wire.decode_notification_json("item/agentMessage/delta", msgspec.json.encode(wire.encode(DELTA)))
     assert repr(value) == repr(DELTA)
     assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == DELTA
