@@ -157,7 +157,7 @@ CLIENT_MUTATIONS = [
         "tests/client/test_open.py::test_redaction_takes_linear_time_in_the_length_of_a_value",
     ),
     Mutation(
-        "G6", "requests have no window",
+        "G6", "the number of pending requests has no limit",
         "_link.calls:Calls.__init__", call("FlowControl", becomes="FlowControl(1000 * window)"),
         "tests/runtime/test_connection.py::test_the_window_bounds_pending_requests_however_fast_the_peer_reads",
     ),
@@ -214,7 +214,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G8", "the callback of a withdrawn request is not cancelled",
         "_link.dispatch:Dispatcher.withdraw", drop("cancel"),
-        "tests/runtime/test_dispatch.py::test_a_request_that_is_withdrawn_while_its_callback_waits_cancels_it_and_gets_no_answer",
+        "tests/runtime/test_dispatch.py::test_withdrawing_a_request_cancels_its_waiting_callback_and_sends_no_answer",
     ),
     Mutation(
         "G8", "requests of a thread being resumed are not held",

@@ -135,7 +135,7 @@ def _fuzzed(tried):
 
 @pytest.fixture(scope="session")
 def needs_git():
-    """Skip a test that runs git if there is none."""
+    """Skip a test that needs git if git is not installed."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
 

@@ -49,7 +49,7 @@ DIFFERENT = {
     "        except RuntimeError:": "a specific error class",
     "        except errors.TurnFailed:": "a specific error class",
 }
-"""Lines that may differ, by their beginning, with the reason."""
+"""The beginning of each line that may differ, and the reason."""
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,7 @@ def test_the_vendored_files_match_their_checksums(tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def vendored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the vendored schema, as if that of a version older than any binary."""
+    """Return a copy of the vendored schema, marked as the schema of a version older than any binary."""
     shutil.copytree(schema.SCHEMA, tmp_path / "schema")
     pinned = {**PINNED, "version": "0.0.1"}
     (tmp_path / "schema" / "PINNED.json").write_text(json.dumps(pinned), encoding="utf-8")

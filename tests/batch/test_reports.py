@@ -59,7 +59,7 @@ def report(tmp_path_factory):
 
 
 def data_of(page):
-    """Return the data in a page: that of the batch, and that of each task by id."""
+    """Return the data in a page: of the batch, and of each task by id."""
     found = dict(
         re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', page.read_text("utf-8"))
     )

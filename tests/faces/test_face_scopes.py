@@ -500,7 +500,7 @@ def test_exiting_the_interpreter_with_open_turns_and_callbacks_ends_the_server()
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_unread_events_of_a_batch_are_returned_for_other_readers_of_the_buffer():
+def test_unread_events_of_a_batch_are_returned_to_the_buffer_for_other_readers():
     with BLOCKING.open() as (codex, model, _):
         model.say("a", "b", "c")
         with codex.thread_start().turn("go") as turn:

@@ -264,7 +264,7 @@ async def test_a_synchronous_callback_does_not_answer_a_withdrawn_request(bench)
     bench.assert_idle()
 
 
-async def test_a_request_that_is_withdrawn_while_its_callback_waits_cancels_it_and_gets_no_answer(bench):
+async def test_withdrawing_a_request_cancels_its_waiting_callback_and_sends_no_answer(bench):
     ended = []
 
     async def decide():
