@@ -50,7 +50,7 @@ def handling(number, handler):
         (threading.Thread, "start", RuntimeError("can't start new thread")),
     ],
 )
-def test_a_system_without_descriptors_or_threads_is_a_start_error(face, where, name, error, monkeypatch):
+def test_running_out_of_descriptors_or_threads_is_a_start_error(face, where, name, error, monkeypatch):
     def refuse(*_):
         raise error
 

@@ -290,7 +290,7 @@ async def test_several_tasks_may_wait_and_be_cancelled(run):
     async with run(*fake("gentle")) as server, trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as given_up:
-                given_up.start_soon(wait, server.process)  # the first task is the one that listens
+                given_up.start_soon(wait, server.process)  # only the first task listens, for all of them
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 for _ in range(5):
                     nursery.start_soon(wait, server.process)

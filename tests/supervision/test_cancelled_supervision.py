@@ -17,7 +17,7 @@ async def test_cancelling_a_prompt_at_any_checkpoint_leaves_the_thread_usable(au
             assert first.status in ("interrupted", "completed")
             assert (await thread.run("two", key="2")).status == "completed"
             assert supervisor.status().turns == ()
-        # No handle was left that would keep the thread loaded.
+        # No open handle keeps the thread loaded.
         kept = kills.steps.count("thread/start") - kills.steps.count("thread/delete")
         assert kills.steps.count("thread/unsubscribe") == kept
         assert kills.prompts()["one"] <= 1

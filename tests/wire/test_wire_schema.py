@@ -41,7 +41,7 @@ def test_types_are_read(schema_: Any, type_: ir.Type) -> None:
     assert Schema({}).type(schema_, "here") == type_
 
 
-def test_an_object_has_its_properties_and_its_mutually_exclusive_ones() -> None:
+def test_an_object_lists_its_properties_and_which_of_them_are_mutually_exclusive() -> None:
     schema = {
         "type": "object",
         "title": "AThing",
