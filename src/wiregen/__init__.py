@@ -1,6 +1,6 @@
 """Generate ``trio_codex.wire`` and ``trio_codex._api.generated`` from the JSON Schema that the pinned binary prints.
 
-A development tool, which the wheel does not contain. It uses the reader and the representation in
+A development tool, not part of the wheel. It uses the reader and the representation in
 ``trio_codex.wire._schema``, which ``trio-codex doctor --schema`` shares. The pipeline:
 
 ``schema`` (vendored files, verified by checksum) → ``patches`` (asserted corrections) → ``trio_codex.wire._schema.read`` →

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--pin",
         nargs="+",
         metavar="VERSION|PATH",
-        help="first vendor the schema of a release from PyPI or npm, or of a binary; of several, oldest first, the last one",
+        help="first vendor the schema of a release from PyPI or npm, or of a binary; of several, oldest first, keep the last one",
     )
     chosen = parser.parse_args(arguments)
     try:

@@ -64,7 +64,7 @@ def _from_pypi(version: str, target: Path) -> str | None:
 
 
 def _from_npm(version: str, target: Path) -> str | None:
-    """Install a release from npm. Its files below ``vendor/…`` are those of the package on PyPI."""
+    """Install a release from npm. Its ``vendor`` directory has the same files as the package on PyPI."""
     release = f"{NPM}@{version}-{sys.platform}-{_ARCHITECTURES.get(platform.machine().lower())}"
     unpacked = target.parent / "npm"
     unpacked.mkdir()
@@ -83,7 +83,7 @@ def _from_npm(version: str, target: Path) -> str | None:
 
 
 def _run(*command: str | Path) -> str | None:
-    """Run a command; return what it printed last if it failed."""
+    """Run a command; if it fails, return the last line of its output."""
     if shutil.which(str(command[0])) is None:
         return f"{command[0]} is not installed"
     done = subprocess.run(command, capture_output=True, text=True, check=False)

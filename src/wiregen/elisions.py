@@ -38,8 +38,8 @@ TEXT = frozenset(
 """Wire names that are elided wherever they are text. Raw JSON is elided under any name."""
 
 SHOWN = {
-    ("ConfigWarningNotification", "summary"): "a message of the server's own, and the point of the value",
-    ("DeprecationNoticeNotification", "summary"): "a message of the server's own, and the point of the value",
+    ("ConfigWarningNotification", "summary"): "the server's own message, and the purpose of the value",
+    ("DeprecationNoticeNotification", "summary"): "the server's own message, and the purpose of the value",
 }
 """(class, wire name) of fields that are shown despite :data:`TEXT`, and why."""
 
@@ -75,7 +75,7 @@ FURTHER = {
     ("RequestHeader", "value"): "an HTTP header",
     ("RequestPermissionsGuardianApprovalReviewAction", "reason"): "the model's words",
     ("TextElement", "placeholder"): "a piece of what the user writes",
-    ("Thread", "name"): "given by the user, or made of the prompt",
+    ("Thread", "name"): "given by the user, or made from the prompt",
     ("ThreadPrepareApprovedPlanParams", "markdown"): "the model's words",
     ("ThreadRealtimeAudioChunk", "data"): "audio",
     ("ToolRequestUserInputOption", "description"): "the model's words",
@@ -84,7 +84,7 @@ FURTHER = {
     ("UrlMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
     ("UrlMcpServerElicitationRequestParams", "url"): "may carry a code",
 }
-"""(class, wire name) of further elided fields, and why."""
+"""(class, wire name) of other elided fields, and why."""
 
 
 def elided(definition: ir.Class, definitions: Mapping[str, ir.Definition]) -> frozenset[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wiregen.protocol import Protocol
 
 _RESERVED = frozenset({"self", "wire", "cast"})
-"""Names that the bodies use. A parameter must not shadow them."""
+"""Names that the generated coroutines use, so that no parameter may shadow them."""
 
 
 def emit(protocol: Protocol, header: str) -> str:
@@ -164,10 +164,12 @@ def _summary(request: ir.Method, params: ir.Definition | None) -> str:
 
 def _parameter(request: ir.Method, field: ir.Field, protocol: Protocol) -> str:
     if field.name in _RESERVED:
-        raise WiregenError(f"{request.name} has a parameter {field.name}, which its body needs")
+        raise WiregenError(f"{request.name} has a parameter {field.name}, which shadows a name in its body")
     text = f"{field.name}: {type_text(field.type, protocol.definitions, prefix='wire.')}"
     if field.default is ir.MISSING:
         return text
     if field.default is not None:
-        raise WiregenError(f"{request.name} has a default for {field.name}: params leave it to the server")
+        raise WiregenError(
+            f"{request.name} has a default for {field.name}: only the server applies defaults of params"
+        )
     return f"{text} = None"

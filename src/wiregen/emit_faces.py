@@ -35,7 +35,7 @@ PACKAGES: Final = ("trio_codex.supervision",)
 """Packages with handle classes that the package does not export."""
 
 BATCH: Final = ("Batch", "TaskContext", "TaskThread")
-"""The classes of batches for which each face has its own."""
+"""The classes of batches of which each face has its own version."""
 
 OWN: Final = {"policies": ("Policy", "Inbox", "Pending"), "tools": ("tool", "PlainTool")}
 """Names that each face defines itself, by submodule."""

@@ -65,10 +65,10 @@ def emit_registry(protocol: Protocol, header: str) -> str:
         "from trio_codex.wire._specs import RequestSpec, ServerRequestSpec, TextDelta",
         "",
         f"VERSION: Final = {quote(protocol.version)}",
-        '"""The release of the server whose schema the types are from."""',
+        '"""The server release whose schema the types are generated from."""',
         "",
         f"OLDER_ONLY: Final = frozenset({{{', '.join(map(quote, sorted(patches.KEPT)))}}})",
-        '"""What that release no longer has, kept for older ones."""',
+        '"""Names that this release no longer has, kept for older servers."""',
         "",
         *_table("CLIENT_REQUESTS", "RequestSpec", "Requests of the client.", _specs("RequestSpec", methods["ClientRequest"])),
         *_table(
@@ -88,7 +88,7 @@ def emit_registry(protocol: Protocol, header: str) -> str:
             {name: _params(method) for name, method in methods["ClientNotification"].items()},
         ),
         *_table(
-            "TEXT_DELTAS", "TextDelta", "Notifications of which adjacent ones with the same key can be merged by concatenating their text.",
+            "TEXT_DELTAS", "TextDelta", "Notifications that can be merged with adjacent ones of the same key, by concatenating their text.",
             {name: f"TextDelta({quote(text)}, {key!r})" for name, (text, key) in tables.TEXT_DELTAS.items()},
         ),
     ]  # fmt: skip

@@ -24,7 +24,7 @@ class History:
     """The releases, oldest first, with the names that each added and removed."""
 
     first: str
-    """The first release. Its names have no mark."""
+    """The first release. Its names are not recorded."""
     added: Mapping[str, Sequence[str]]
     removed: Mapping[str, Sequence[str]]
 
@@ -38,7 +38,7 @@ class History:
         return since
 
     def extended(self, version: str, old: set[str], new: set[str]) -> History:
-        """Return the history with one more release, given the names before it and in it."""
+        """Return the history with another release, given the names in the previous release and in this one."""
         return attrs.evolve(
             self,
             added={**self.added, version: sorted(new - old)},

@@ -185,7 +185,7 @@ class _Context:
         yield attrs.evolve(union, type=ir.Union(tuple(lowered)))
 
     def _variant(self, union: str, index: int, class_: ir.Class, tag: str | None) -> ir.Class:
-        """Lower a variant: one with a tag, one that sits under its only key, or one that only a table names."""
+        """Lower a variant: one with a tag, one that is the value of its object's only key, or one named by a table."""
         label = history.label(union, class_)
         if tag is not None:
             constant = ir.constant(next(field.type for field in class_.fields if field.wire == tag))
@@ -204,7 +204,7 @@ class _Context:
         return self._class(name, attrs.evolve(class_, closed=False), label, union=union)
 
     def _type(self, type_: ir.Type, where: str) -> ir.Type:
-        """Lower the type of a value: put constants in place of what the tables call literals."""
+        """Lower the type of a value. References to ``tables.LITERALS`` become constants."""
         match type_:
             case ir.Ref(name) if type_ != ir.UNKNOWN:
                 if name not in self.definitions or name in tables.ENVELOPES:
@@ -226,7 +226,7 @@ class _Context:
 
 
 def _tag(members: Sequence[ir.Type]) -> str | None:
-    """Return the property that is a constant in every variant, and a different one in each."""
+    """Return the property that has a different constant in each variant, if there is one."""
     variants = [member for member in members if isinstance(member, ir.Class)]
     if len(variants) != len(members):
         return None

@@ -51,7 +51,7 @@ def _rows(bundle: Bundle, table: ir.Table) -> Iterator[tuple[str, ir.Method]]:
 
 
 def _params(method: str, type_: ir.Type) -> ir.Type:
-    """Return the params type: a definition, also where it may be null (the client sends an object), or null."""
+    """Return the params type: a definition, or null. Where both are allowed, it is the definition."""
     match type_:
         case ir.NONE | ir.Ref():
             return type_
@@ -91,7 +91,9 @@ def _check(methods: Methods, definitions: Schema) -> None:
             raise WiregenError(f"{text} of {method} is not a string")
     deltas = {method for method in payloads if "delta" in method.lower()}
     if unjudged := deltas - tables.TEXT_DELTAS.keys() - tables.NOT_TEXT_DELTAS.keys():
-        raise WiregenError(f"text or not? {', '.join(sorted(unjudged))} is in neither table")
+        raise WiregenError(
+            f"{', '.join(sorted(unjudged))} must be in tables.TEXT_DELTAS or tables.NOT_TEXT_DELTAS"
+        )
 
 
 def _require(table: str, names: Iterable[str], known: Collection[str]) -> None:

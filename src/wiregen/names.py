@@ -85,7 +85,7 @@ def variant_name(union: str, tag: str, title: str | None) -> str:
         raise WiregenError(f"the variant {tag!r} of {union} has no title: name it in names.VARIANTS")
     name = title.replace("v2::", "")
     if not name.endswith(union) or not name.isidentifier():
-        raise WiregenError(f"odd title {title!r} in {union}: name it in names.VARIANTS")
+        raise WiregenError(f"unexpected title {title!r} in {union}: name it in names.VARIANTS")
     return name
 
 

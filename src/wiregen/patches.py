@@ -85,7 +85,7 @@ KEPT: dict[str, tuple[tuple[str, ...], Any]] = {
 
 DROPPED: frozenset[str] = frozenset(
     {
-        # In a single release, with a different form of the type. No version of this library has it.
+        # Only one release had these, with another form of the type. No version of this library had them.
         "AgentMessageDisplay.action", "AgentMessageDisplay.blockType", "AgentMessageDisplay.checkTrustedContacts",
         "AgentMessageDisplay.cyberTrustedAccess",
     }
@@ -128,7 +128,7 @@ def check(definitions: Schema, history: History) -> None:
             f"the schema no longer has {', '.join(lost)}: see patches.KEPT and patches.DROPPED"
         )
     if wrong := sorted(DROPPED - removed):
-        raise WiregenError(f"patches.DROPPED mentions {', '.join(wrong)}, which is not gone")
+        raise WiregenError(f"patches.DROPPED mentions {', '.join(wrong)}, which was not removed")
 
 
 def _replace(definitions: dict[str, Any], path: tuple[str, ...], old: Any, new: Any) -> None:

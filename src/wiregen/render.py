@@ -31,7 +31,7 @@ def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefi
                 return f"Mapping[str, {write(value)}]"
             case ir.Union(members):
                 parts = dict.fromkeys(part for member in members for part in alternatives(member))
-                # `A | str | str` happens where an open enum meets text.
+                # An open enum beside text would otherwise become `A | str | str`.
                 return " | ".join(sorted(parts, key=lambda part: part == "None"))
             case ir.Ref():
                 return " | ".join(alternatives(inner))
@@ -91,7 +91,7 @@ def entry(name: str, text: str) -> str:
 
 
 def notes(what: ir.Definition | ir.Field | ir.Member | ir.Method) -> str:
-    """Render what an item is: experimental, unless its description starts with it, and new in a release."""
+    """Render that an item is experimental, unless its description says so, and the release that added it."""
     parts: list[str] = []
     if getattr(what, "experimental", False) and not what.doc.upper().startswith("EXPERIMENTAL"):
         parts.append("Experimental.")

@@ -67,7 +67,7 @@ def load() -> Bundle:
 
 
 def _flatten(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the two levels of definitions, where no name may have two meanings."""
+    """Merge the two levels of definitions, and check that no name has two meanings."""
     outer, inner = bundle["definitions"], bundle["definitions"]["v2"]
     for name in outer.keys() & inner.keys():
         if _meaning(outer[name]) != _meaning(inner[name]):
@@ -87,7 +87,7 @@ def pin(source: str) -> str:
 
     Raises:
         WiregenError: The binary cannot be fetched, does not print its schema, or is older than the pinned one: the
-            history would take what the releases between them added for something removed.
+            history would record what later releases added as removed.
     """
     with binaries.opened(source) as binary:
         version, printed = _print(binary)

@@ -85,7 +85,7 @@ DEFERRED = {
 """Methods that respond when an operation has finished. They have no request timeout, and no slot in the request window.
 
 ``thread/start`` and similar methods are not among them. They wait for MCP servers no longer than ``startup_timeout_sec``,
-and bursts of them are what the window is for.
+and the window exists to limit bursts of them.
 """
 
 CONTROL = frozenset(
@@ -110,7 +110,7 @@ TEXT_DELTAS = {
     "thread/realtime/item/transcript/delta": ("delta", ("threadId", "itemId")),
     "thread/realtime/transcript/delta": ("delta", ("threadId", "role")),
 }
-"""Notifications of which adjacent ones can be merged by concatenating their text."""
+"""Notifications that can be merged with adjacent ones by concatenating their text."""
 
 NOT_TEXT_DELTAS = {
     "command/exec/outputDelta": "base64",
@@ -127,4 +127,4 @@ UNLISTED = {
 """Notifications that the server sends and the schema has types for, but does not list."""
 
 NO_DESCRIPTIONS = frozenset({"NEW APIs", "NEW NOTIFICATIONS"})
-"""Headings in the source of the server that became the description of the next method."""
+"""Headings in the server's source that its schema has as the description of the next method."""

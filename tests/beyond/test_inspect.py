@@ -190,7 +190,7 @@ def test_the_messages_of_a_sample_become_instructions_history_and_prompt(offline
 def test_a_sample_without_a_prompt_is_refused(offline, tmp_path):
     messages = [ChatMessageUser(content="hi"), ChatMessageAssistant(content="hello")]
     log = run(offline, tmp_path, [Sample(input=messages, target="x")], fail_on_error=False)
-    assert "is not a prompt of the user" in log.samples[0].error.message
+    assert "is not from the user" in log.samples[0].error.message
 
 
 def test_under_asyncio_the_error_names_the_setting(offline, tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ async def test_options_that_conflict_with_attach_are_usage_errors(home, options,
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["run", "Hi.", "--token-file", __file__], "--token-file goes with --attach"),
+        (["run", "Hi.", "--token-file", __file__], "--token-file requires --attach"),
         (["doctor", "--schema", "--attach", "unix://"], "--schema"),
         (["doctor", "--schema", "--token-file", __file__], "--schema"),
         (["run", "Hi.", "--attach", "ws://localhost:1", "--cwd", "here"], "must be absolute"),

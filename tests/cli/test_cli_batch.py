@@ -178,7 +178,7 @@ async def test_a_custom_solver_and_a_workspace(model, home, tasks):
         (["--solve", "nowhere:x"], "cannot be imported"),
         (["--solve", "json:nothing"], "cannot be imported"),
         (["--solve", "json:__name__"], "is not a function"),
-        (["--workspace", "hg:x"], "is not empty, copy:DIRECTORY"),
+        (["--workspace", "hg:x"], "is none of empty, copy:DIRECTORY"),
         (["--shard", "3/3"], "is not INDEX/COUNT"),
         (["--turns", "0"], "--turns"),
     ],
@@ -220,4 +220,4 @@ async def test_an_invalid_number_of_servers_is_refused(home, tasks):
     for text in ("0", "many"):
         ended = await batch_run(tasks, home, options=("--servers", text))
         assert ended.status == 2
-        assert f"--servers: '{text}' is not a number of at least 1 or per-task" in ended.err
+        assert f"--servers: '{text}' is neither a positive number nor per-task" in ended.err

@@ -193,7 +193,7 @@ async def test_offline_a_scripted_model_answers_and_nothing_is_stored(command, t
 async def test_offline_and_codex_home_exclude_each_other(option):
     ended = await run_cli("run", "Hi.", "--offline", *option)
     assert ended.status == 2
-    assert f"{option[0]} does not go with it" in ended.complaint
+    assert f"it cannot be combined with {option[0]}" in ended.complaint
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ async def test_the_last_frames_are_kept_and_long_ones_truncated():
     assert first == "(3 earlier frames)"
     assert " → {" in sent
     assert " ← {" in received
-    assert received.endswith("bytes more")
+    assert received.endswith("more bytes")
     assert len(received) < 80
 
 

@@ -1,6 +1,6 @@
 """Results of tool calls, for a server that asks again because the connection was lost before it received an answer.
 
-The client that reconnects is another one, but it has the same tools, so results are remembered by function.
+A client that reconnects is a new one with the same tools, so results are remembered by function.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESULTS_SIZE: Final = 1024 * 1024
 """Maximum size of the results remembered for each function, as JSON. The latest is always kept."""
 
 RESULT_SIZE: Final = 200
-"""Size of a result, in addition to its content."""
+"""Assumed size of a result, in addition to that of its content."""
 
 
 class _Results:
@@ -62,7 +62,7 @@ def remembered(tool: AnyTool, call: ToolCallRequest) -> ToolResult | None:
 
 
 def _function_of(tool: AnyTool) -> Any:
-    # A bound method is created by each lookup, and does not outlive the client it was passed to.
+    # Each lookup of a bound method creates a new one, which does not outlive the client it was passed to.
     return getattr(tool.function, "__func__", tool.function)
 
 

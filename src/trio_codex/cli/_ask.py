@@ -68,7 +68,7 @@ class _Choice:
 
 
 ROOM_FOR_ANSWER: Final = 10
-"""Columns to keep free in a row of answers: for the prompt's end, and for any of the words."""
+"""Columns to keep free in a row of answers, for the end of the prompt and the word that the user types."""
 
 ONCE: Final = _Choice("y", ("yes", "once"), ("", "es, once"), policies.accept(), "accepted")
 FOR_TURN: Final = _Choice("y", ("yes", "turn"), ("", "es, for this turn"), policies.accept(), "granted")
@@ -82,7 +82,7 @@ STOP: Final = _Choice(
     "q", ("stop", "quit"), ("", " no, stop the turn"), policies.cancel(), "declined; stopping the turn"
 )
 NO_ITEM: Final = attrs.evolve(NO, confirmation="")
-"""As above, for a command or a file change: its item is shown as declined."""
+"""Declines a command or a file change, without a confirmation: its item is shown as declined."""
 STOP_ITEM: Final = attrs.evolve(STOP, confirmation="stopping the turn")
 
 

@@ -47,7 +47,7 @@ class Attachment:
 
     @property
     def options(self) -> str:
-        """The options that attach another command to the same server, each after a space."""
+        """The options that attach another command to the same server, each preceded by a space."""
         token = "" if self.token_file is None else f" --token-file {shlex.quote(self.token_file)}"
         return f" --attach {shlex.quote(self.url)}{token}"
 
@@ -68,7 +68,7 @@ class Offline:
 
 
 AnySource: TypeAlias = Source | Offline
-"""As above, or a server without an account."""
+"""A server to start, a server to attach to, or an offline server."""
 
 
 AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
@@ -77,7 +77,7 @@ AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
 def without_waiting(source: AnySourceT) -> AnySourceT:
     """Return a source whose server gives up if it cannot reach the model, instead of waiting for a network forever.
 
-    For unattended commands. An option ``-c`` of the user's takes precedence.
+    For unattended commands. The user's own ``-c`` options take precedence.
     """
     if not isinstance(source, CodexConfig):
         return source
@@ -88,8 +88,8 @@ def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractA
     """Start a server, or attach to one, as a scope.
 
     Raises:
-        CodexError: There is no server.
-        CommandFailed: The URL is not that of a server.
+        CodexError: The server failed to start, or there is none to attach to.
+        CommandFailed: The URL is not a server's.
     """
     if isinstance(source, Attachment):
         return _attached(source, policy)
@@ -124,7 +124,7 @@ async def require_login(codex: Codex, source: AnySource) -> None:
 
 
 def _login(source: AnySource) -> str:
-    """Return the command that logs in the server."""
+    """Return the command that logs the server in."""
     if isinstance(source, Attachment):
         return "codex login, on the machine of the server"
     config = source.config if isinstance(source, Offline) else source

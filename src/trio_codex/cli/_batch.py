@@ -183,7 +183,7 @@ class _Progress(Progress):
 
     def make_tasks_table(self, tasks: Iterable[RichTask]) -> Table:
         table = super().make_tasks_table(tasks)
-        # The console is unknown in the constructor, which calls this, too.
+        # The base class also calls this in its constructor, where the console is not known yet.
         table.width = self.console.width - len("^C") - 1 if hasattr(self, "live") else None
         return table
 
@@ -318,7 +318,7 @@ def _workspace(text: str) -> Workspace:
         return GitWorktree(repository, revision or "HEAD")
     if text != "empty":
         raise click.UsageError(
-            f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
+            f"--workspace: {text!r} is none of empty, copy:DIRECTORY and git:REPOSITORY[@REVISION]"
         )
     return EmptyDirectory()
 
@@ -327,7 +327,7 @@ def _servers(text: str) -> int | Literal["per-task"]:
     if text == "per-task":
         return "per-task"
     if not (text.isdecimal() and int(text)):
-        raise click.UsageError(f"--servers: {text!r} is not a number of at least 1 or per-task")
+        raise click.UsageError(f"--servers: {text!r} is neither a positive number nor per-task")
     return int(text)
 
 
@@ -336,7 +336,5 @@ def _shard(text: str | None) -> tuple[int, int] | None:
         return None
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise click.UsageError(
-            f"--shard: {text!r} is not INDEX/COUNT, with an index from 0 to below the count"
-        )
+        raise click.UsageError(f"--shard: {text!r} is not INDEX/COUNT with 0 <= INDEX < COUNT")
     return int(index), int(count)

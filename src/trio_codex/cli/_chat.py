@@ -376,7 +376,7 @@ class Chat:
             if self._typed is None and not self._is_leaving:
                 raise CommandFailed("interrupted", INTERRUPTED)
         else:
-            # The turn ended before they reached it.
+            # The turn ended before these lines reached it.
             self._unsent.extend(missed)
 
     async def _steer(self, screen: ChatScreen, turn: Turn, steers: _Steers) -> None:
@@ -411,7 +411,7 @@ class Chat:
                     show_help(self._screen)
                 elif command[0] == "status":
                     assert self._thread is not None
-                    # Without a checkpoint, at which the end of the turn would drop the command.
+                    # No checkpoint here: at one, the end of the turn would cancel this task and drop the command.
                     self._show_status(self._thread)
                 else:
                     screen.note(

@@ -257,7 +257,9 @@ def doctor(only_schema: bool, **options: Any) -> int:
         from trio_codex.cli._schema import examine_schema
 
         if options.pop("attach") is not None or options.pop("token_file") is not None:
-            raise click.UsageError("--schema reads the protocol of a binary; --attach does not go with it")
+            raise click.UsageError(
+                "--schema reads the protocol of a binary; it cannot be combined with --attach"
+            )
         return execute(examine_schema, config=config_of(options), **options)
     from trio_codex.cli._doctor import examine
 
@@ -277,8 +279,9 @@ def doctor(only_schema: bool, **options: Any) -> int:
 def supervise_command(function: str, journal: str, **options: Any) -> int:
     """Run an async function that takes a supervisor, until it returns.
 
-    Servers that die are replaced. SIGTERM drains: no new prompts are admitted, and the command ends once open turns have,
-    or after a minute. Under systemd it reports readiness and status, and serves the watchdog (Type=notify, WatchdogSec=).
+    Servers that die are replaced. SIGTERM drains: no new prompts are admitted, and the command ends once open turns have
+    ended, or after a minute. Under systemd it reports readiness and status, and serves the watchdog (Type=notify,
+    WatchdogSec=).
     """
     from trio_codex.cli._supervise import supervise
 
@@ -333,11 +336,11 @@ batch.add_command(batch_merge)
     default="1",
     show_default=True,
     metavar="COUNT|per-task",
-    help="Servers that share the attempts.",
+    help="Number of servers that share the attempts; with per-task, each task has its own.",
 )
-@click.option("--task-tokens", type=click.IntRange(1), help="Limit of tokens for each task.")
-@click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Limit of time for each task.")
-@click.option("--tokens", type=click.IntRange(1), help="Limit of tokens for all tasks.")
+@click.option("--task-tokens", type=click.IntRange(1), help="Token limit for each task.")
+@click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Time limit for each task.")
+@click.option("--tokens", type=click.IntRange(1), help="Token limit for all tasks together.")
 @click.option(
     "--attempts",
     type=click.IntRange(1),
@@ -357,14 +360,14 @@ batch.add_command(batch_merge)
     type=click.Choice(["fresh", "continue"]),
     default="fresh",
     show_default=True,
-    help="Restart an attempt that a death interrupted, or continue it.",
+    help="Restart or continue an attempt that was interrupted because the server or this program died.",
 )
 @click.option(
     "--keep",
     type=click.Choice(["failed", "all", "none"]),
     default="failed",
     show_default=True,
-    help="Which directories to keep.",
+    help="Which tasks' directories to keep.",
 )
 @click.option("--shard", metavar="INDEX/COUNT", help="Run only a share of the tasks, such as 0/20.")
 @click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured.")
@@ -376,15 +379,17 @@ batch.add_command(batch_merge)
     help="The sandbox: read-only, workspace-write or danger-full-access. Default: as configured.",
 )
 @click.option(
-    "--allow-changes", is_flag=True, help="Resume even if settings or tasks without outcomes differ."
+    "--allow-changes",
+    is_flag=True,
+    help="Resume even if settings, or tasks without an outcome, have changed.",
 )
 @click.option("--offline", is_flag=True, help="Use a scripted model on this machine: no account, no network.")
 @own_server_options
 def batch_run(file: str, *, offline: bool, **options: Any) -> int:
     """Run the tasks in a file, or resume them. Each has its own thread and directory.
 
-    TASKS is a file of JSON Lines with "id", "prompt" and options, or a CSV file with such columns. Run the command
-    again with the same --out to resume: tasks with an outcome are not run again.
+    TASKS is a file of JSON Lines with "id", "prompt" and options, or a CSV file with columns of these names. Run the
+    command again with the same --out to resume: tasks with an outcome are not run again.
 
     Press Ctrl-C once to start no more tasks and wait for running ones, and twice to interrupt them. In both cases,
     run the command again to resume.
@@ -407,7 +412,7 @@ def batch_run(file: str, *, offline: bool, **options: Any) -> int:
 @batch.command("status")
 @OUT
 def batch_status(out: str) -> int:
-    """Show the progress of a batch. It may be running."""
+    """Show the progress of a batch. The batch may be running."""
     from trio_codex.cli._batch import show_status
 
     return show_status(out)
@@ -424,7 +429,7 @@ def batch_status(out: str) -> int:
     help="JSON Lines, or CSV with the values as JSON.",
 )
 def batch_results(out: str, form: str) -> int:
-    """Print the outcomes of a batch, in the order in which the tasks ended. It may be running."""
+    """Print the outcomes of a batch, in the order in which the tasks ended. The batch may be running."""
     from trio_codex.cli._batch import show_results
 
     return show_results(out, form)

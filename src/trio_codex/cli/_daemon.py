@@ -27,11 +27,11 @@ STALE: Final = "Restart it with: codex app-server daemon restart; or remove its 
 
 
 async def report_daemon(examination: Examination, config: CodexConfig, version: str | None) -> None:
-    """Report whether a daemon runs, whether it answers, and whether it is older than the binary.
+    """Report whether a daemon is running, whether it answers, and whether it is older than the binary.
 
     Args:
         examination: Collects the finding.
-        config: The configuration of the server that was examined before.
+        config: The configuration of the server that has already been examined.
         version: The version of that server.
     """
     await trio.lowlevel.checkpoint()

@@ -203,7 +203,7 @@ def _note_api(examination: Examination, version: str) -> None:
 
 
 async def _inquire(examination: Examination, codex: Codex, warnings: Subscription[Event], login: str) -> None:
-    """Query a running server, which ``login`` logs in."""
+    """Query a running server; ``login`` is the command that logs it in."""
     _note_home(examination, codex)
     budget = examination.budget
     if not await _try(examination, "configuration", budget, _start_thread, codex, examination):
@@ -228,7 +228,7 @@ async def _try(
             examination.note_error(name, exc)
             return False
         return True
-    hint = "Raise --start-timeout, which limits each query, too."
+    hint = "Raise --start-timeout, which also limits each query."
     examination.note(name, "problem", f"no answer within {budget:g} s", hint)
     return False
 

@@ -6,7 +6,7 @@ processes and no terminals.
 
 A difference *matters* if something built in is removed or incompatible: a method, field, enum value or union member
 that the binary no longer has; a field that it does not accept or does not send; a kind of value that the client could
-not parse or the server would refuse. Additions do not matter: they stay unknown, and unknowns are values.
+not parse or the server would refuse. Additions do not matter: the client has a value for anything unknown.
 
 This can depend on the direction: a new required field is harmless in what the client receives, but not in what it
 sends. Each type is compared once for each direction that it is used in.
@@ -219,7 +219,7 @@ class _Comparison:
     def note(self, kind: Kind, change: Change, name: str, detail: str = "", *, matters: bool = False) -> None:
         """Record a difference. It matters if it matters in either direction.
 
-        Removals of what only older servers have are expected, and left out.
+        Names kept only for older servers are expected to be gone, so their removal is not recorded.
         """
         if change == "gone" and name in OLDER_ONLY:
             return

@@ -22,7 +22,7 @@ _PASTE_BEGINS: Final = "\x1b[200~"
 _PASTE_ENDS: Final = "\x1b[201~"
 
 END_OF_INPUT: Final = "\x04"
-"""The value for Ctrl-D on an empty line, instead of a line."""
+"""Yielded in place of a line for Ctrl-D on an empty one."""
 
 
 class LineEditor:

@@ -24,7 +24,7 @@ START_TIMEOUT = click.option(
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timeout for the start of the server, or for attaching to one.",
+    help="Timeout for starting a server, or for attaching to one.",
 )
 CODEX_BIN = click.option(
     "--codex-bin",
@@ -53,7 +53,7 @@ def own_server_options(command: F) -> F:
             help="Override a value of config.toml, as codex -c does. Repeatable.",
         ),
         START_TIMEOUT,
-        click.option("--codex-home", metavar="DIR", help="CODEX_HOME: configuration, login and threads."),
+        click.option("--codex-home", metavar="DIR", help="The CODEX_HOME: configuration, login and threads."),
         CODEX_BIN,
     ):
         command = option(command)
@@ -146,11 +146,11 @@ def source_of(options: dict[str, Any]) -> AnySource:
         ):  # fmt: skip
             if value is not None:
                 raise click.UsageError(
-                    f"--offline has a temporary home of its own; {name} does not go with it"
+                    f"--offline has a temporary home of its own; it cannot be combined with {name}"
                 )
     if url is None:
         if token_file is not None:
-            raise click.UsageError("--token-file goes with --attach")
+            raise click.UsageError("--token-file requires --attach")
         return Offline(config_of(options)) if offline else config_of(options)
     given = {"codex_bin": "--codex-bin", "codex_home": "--codex-home", "config_overrides": "--config"}
     for name, option in given.items():

@@ -103,7 +103,7 @@ def _wanted(request: PermissionsRequest) -> Iterator[str]:
     yield from (f"read {path}" for path in files.read or ())
     yield from (f"write {path}" for path in files.write or ())
     for entry in files.entries or ():
-        access = "not at all" if entry.access == wire.FileSystemAccessMode.deny else entry.access
+        access = "no access to" if entry.access == wire.FileSystemAccessMode.deny else entry.access
         match entry.path:
             case wire.PathFileSystemPath(path=path):
                 yield f"{access} {path}"

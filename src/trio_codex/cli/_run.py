@@ -104,7 +104,7 @@ async def _turn(
 
 
 def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> tuple[str, Policy | None]:
-    """Return the approval policy for the server and the policy that answers: the asker's, if there is a terminal."""
+    """Return the approval policy for the server, and the policy that answers requests."""
     if approve == "always":
         screen.note(
             "WARNING: --approve always accepts every request of the agent, including outside the sandbox",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LINE_LIMIT: Final = 600
-"""Maximum length of a one-line error. Some errors of the server list all of its methods, in 5 kB."""
+"""Maximum length of a one-line error. Some server errors list all methods, which takes 5 kB."""
 
 SHELLS: Final = frozenset(
     f"{directory}/{shell}" for directory in ("/bin", "/usr/bin") for shell in ("bash", "sh", "zsh", "dash")
@@ -29,7 +29,7 @@ ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"\b(?:sk-|eyJ)[-A-Za-z0-9_.]{12,}")
 _OPTION: Final = re.compile(r"(?<![\w/.-])codex_(bin|home)(?![\w/-]|\.\w)")
-"""An argument of the library that is an option here. As part of a path, it is left unchanged."""
+"""Library arguments that are options here, unless they are part of a path."""
 
 _OPTIONS: Final = {
     "auth=BearerToken(…) or auth=SignedBearer(…)": "--token-file with a token",
@@ -158,7 +158,7 @@ def sentence(cause: str, hint: str | None) -> str:
 
 
 def as_options(text: str | None) -> str:
-    """Replace the names of arguments of the library by those of the options."""
+    """Replace the names of library arguments with those of the options."""
     text = _OPTION.sub(r"--codex-\1", text or "")
     for words, option in _OPTIONS.items():
         text = text.replace(words, option)

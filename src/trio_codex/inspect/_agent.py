@@ -62,8 +62,8 @@ def codex_agent(
         tools: As in :func:`~trio_codex.open_codex`.
         thread_options: Options of each thread, such as ``model``, ``sandbox`` or ``cwd``. By default, the directory
             is that of the sample's sandbox, or a temporary one.
-        sandbox: Where the server runs: ``True`` for the sample's sandbox, if it has one; the name of one of several;
-            or ``False`` for this machine. In a Docker sandbox, ``docker exec`` starts the server, so the image must
+        sandbox: Where the server runs: ``True`` for the sample's sandbox, if it has one; the name of a sandbox, if
+            it has several; or ``False`` for this machine. In a Docker sandbox, ``docker exec`` starts the server, so the image must
             contain ``codex``.
 
     Raises:
@@ -99,7 +99,7 @@ class _Setup:
     sandbox: str | bool
 
     async def run(self, state: AgentState) -> None:
-        """Run a turn with the messages of a sample, and append what happens to them."""
+        """Run a turn with the messages of a sample, and append those of the turn."""
         prompt = prompt_of(state.messages)
         options: Any = dict(self.thread_options)
         if prompt.instructions:
@@ -160,7 +160,7 @@ class _Setup:
             return self.config, cwd
         if connection.container is None:
             raise RuntimeError(
-                f"codex_agent starts servers in containers of Docker, and not in a sandbox of type {connection.type!r}: "
+                f"codex_agent can start servers in Docker containers, but not in a sandbox of type {connection.type!r}: "
                 "pass sandbox=False to run them on this machine"
             )
         return attrs.evolve(self.config, launch_args_override=self._docker(connection.container, cwd)), cwd

@@ -46,7 +46,7 @@ SILENT: Final = frozenset(
 
 
 CUT_SECONDS: Final = 5.0
-"""How long recording the rest of a turn may take. It calls no model, so only a log that cannot be written takes time."""
+"""How long recording the rest of a turn may take. It calls no model, so it takes time only if the log cannot be written."""
 
 
 @attrs.frozen
@@ -71,7 +71,7 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
         first -= 1
     parts = [part for message in rest[first:] for part in _parts(message)]
     if not parts:
-        raise ValueError("the last message of the sample is not a prompt of the user")
+        raise ValueError("the last message of the sample is not from the user")
     history = [item for message in rest[:first] for item in _items(message)]
     return Prompt(instructions, history, parts)
 
@@ -88,7 +88,7 @@ def _parts(message: ChatMessage) -> list[TextInput | ImageInput]:
             parts.append(ImageInput(_url(part.image)))
         elif not isinstance(part, ContentReasoning):
             raise ValueError(
-                f"a message of the sample has content of type {part.type!r}, which Codex does not take"
+                f"a message of the sample has content of type {part.type!r}, which Codex does not accept"
             )
     return parts
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inspect_ai.tool import ToolChoice, ToolInfo
 
 PROVIDER: Final = "codex"
-"""The provider name of its models in the log."""
+"""The provider name of Codex models in the log."""
 
 
 class RecordedModel(ModelAPI):
@@ -47,7 +47,7 @@ class RecordedModel(ModelAPI):
         output, self.output = self.output, None
         if output is None:
             raise RuntimeError(
-                "models of codex cannot be called: pass --model none, and codex_agent() as the solver"
+                "codex models cannot be called: pass --model none, and codex_agent() as the solver"
             )
         return output
 

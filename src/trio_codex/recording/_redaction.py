@@ -5,7 +5,7 @@ The rule is an allowlist, so that anything unforeseen is redacted. It keeps:
 * the protocol's field names, and its vocabulary: enum values, tags and methods;
 * ids, where they look like ids, except those of people and accounts;
 * numbers and booleans, except in free-form JSON and in maps with user-defined keys, such as environments;
-* a few names that identify what ran: of the model and of tools, and versions.
+* a few names that identify what ran: models, tools and versions.
 
 Every other string is replaced by the same number of ``x``, keeping line breaks. Deltas therefore still add up to their
 text, and sizes stay the same. Field names that the protocol does not have become ``key-1``, ``key-2``, ….
@@ -76,7 +76,7 @@ class Redaction:
 
     Attributes:
         paths: Whether to keep paths.
-        keep: Further field names whose content to keep, such as ``{"command"}``.
+        keep: Other field names whose content to keep, such as ``{"command"}``.
     """
 
     paths: bool = False
@@ -130,7 +130,7 @@ class Redaction:
                 redacted[name] = self._value(value, name, free=free or written or name in known.free)
             else:
                 key = name if self.paths and name.startswith("/") else f"key-{len(redacted) + 1}"
-                # The value of a user-defined key is free-form, too, unless it contains the protocol's vocabulary.
+                # A value under a user-defined key is free-form, unless it is an object, which may be one of the protocol's.
                 redacted[key] = self._value(value, "", free=free or not isinstance(value, dict))
         return redacted
 
@@ -218,7 +218,7 @@ def _vocabulary() -> _Vocabulary:
     return _Vocabulary(
         frozenset(names),
         frozenset(words),
-        # A field may hold a word in one type and a text of the user in another.
+        # A field may hold a word in one type and text from the user in another.
         frozenset(word_fields - elided),
         frozenset(free - typed - _ENVELOPE),
     )

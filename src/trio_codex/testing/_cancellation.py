@@ -90,8 +90,8 @@ async def sweep_cancellation(
         await sweep_cancellation(scenario)
 
     Every step of every task counts as a checkpoint, not only the steps of the block. A block is therefore also
-    cancelled in the middle of each wait, after each thing that happens elsewhere: for example, when a request has been
-    written but not yet answered. If other processes or the network take part, the number of checkpoints varies between
+    cancelled in the middle of a wait, after each step that another task takes meanwhile: for example, when a request
+    has been written but not yet answered. If other processes or the network take part, the number of checkpoints varies between
     rounds, and the point of cancellation is not exactly repeatable.
 
     Args:

@@ -169,7 +169,7 @@ class FakeServer:
             name: ``mute``: neither this line nor any later one is sent. ``junk``: a line that is not JSON precedes it.
                 ``duplicate``: it is sent twice. ``oversize``: it is longer than the client's ``max_line_bytes``.
                 ``cut``: half of it is sent, then the connection closes. ``hang_up``: the connection closes instead. Any
-                fault of :meth:`strike` is also accepted, and happens at this line. Over a WebSocket also ``fragments``:
+                fault of :meth:`strike` is also accepted, and happens at this line. Over a WebSocket, also ``fragments``:
                 it is sent in fragments of ``argument`` bytes (1 by default); ``trickle``: byte by byte; ``masked``: as
                 only a client may; ``opcode``: with the opcode ``argument`` (3 by default); ``pings``: behind
                 ``argument`` pings (1,000 by default); ``close``: a close frame with the code ``argument`` (1011 by

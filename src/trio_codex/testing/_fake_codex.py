@@ -54,8 +54,8 @@ async def fake_codex(
         process: Whether the client starts the server as a process, as with :func:`fake_process`, instead of in memory.
 
     Raises:
-        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
-            something that the protocol does not have.
+        AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
+            that the protocol does not have.
     """
     if process:
         async with (
@@ -112,8 +112,8 @@ async def fake_process(
         validate: Whether to check each message from the client against the protocol; a violation ends the scope.
 
     Raises:
-        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
-            something that the protocol does not have.
+        AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
+            that the protocol does not have.
         OSError: The socket to the process cannot be created, for example because the path of the temporary directory
             is too long.
     """
@@ -137,7 +137,7 @@ async def fake_websocket(
 ) -> AsyncGenerator[tuple[str, FakeServer]]:
     """Provide a :class:`FakeServer` that clients attach to; yield its URL and the server. Needs the ``ws`` extra.
 
-    It listens on a port of loopback::
+    It listens on a loopback port::
 
         async with fake_websocket() as (url, server):
             async with attach_codex(url) as codex:
@@ -156,8 +156,8 @@ async def fake_websocket(
         validate: Whether to check each message from the client against the protocol; a violation ends the scope.
 
     Raises:
-        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
-            something that the protocol does not have.
+        AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
+            that the protocol does not have.
         ModuleNotFoundError: The ``ws`` extra is not installed. In a group.
     """
     websocket = WebSocketStream()

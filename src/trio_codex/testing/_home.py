@@ -116,12 +116,12 @@ def write_offline_home(
         sandbox_mode: What commands may do without approval.
         features: Server features to enable or disable.
         mcp_servers: MCP servers by name, such as ``{"held": {"command": "python3", "args": [...]}}``.
-        config: Further configuration, as TOML or as a mapping; merged over the rest, table by table.
+        config: Additional configuration, as TOML or as a mapping; merged over the rest, table by table.
         catalog: Whether to describe the model to the server.
 
     Raises:
         TypeError: The configuration holds a value that TOML cannot represent.
-        tomllib.TOMLDecodeError: If ``config`` is not TOML.
+        tomllib.TOMLDecodeError: ``config`` is not TOML.
         OSError: The home cannot be written.
     """
     root = Path(directory).resolve()

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Kills:
-    """The steps at which the server dies. A sweep passes it to its scenario, which opens its supervisors with it.
+    """Kills a server at certain steps. A sweep passes one to its scenario, which opens its supervisors with it.
 
     Attributes:
-        numbers: The steps at which it dies, counted over all generations, starting at 1.
-        steps: The steps so far, each as a few words.
-        killed: The steps at which it died.
+        numbers: The steps at which the server dies, counted over all generations, starting at 1.
+        steps: The steps so far, each described in a few words.
+        killed: The steps at which the server died.
     """
 
     def __init__(self, *numbers: int) -> None:
@@ -53,7 +53,7 @@ class Kills:
     async def supervisor(
         self, *, journal: str | os.PathLike[str] | None = None, restart: Restart | None = None, **options: Any
     ) -> AsyncGenerator[Supervisor]:
-        """Open a supervisor whose server is in memory, and keeps its threads over deaths and over supervisors.
+        """Open a supervisor of an in-memory server, whose threads outlive both the server and the supervisor.
 
         Args:
             journal: As in :func:`~trio_codex.supervision.open_supervisor`.
@@ -88,14 +88,14 @@ class Kills:
         return Counter(turn.context for turn in turns if turn.context is not None)
 
     def calls(self) -> Counter[str]:
-        """Return for how many turns with each text the model was called."""
+        """Return the number of turns with each text for which the model was called."""
         return Counter(context[-1] for context in self._disk.called)
 
     def assert_at_most_once(self, *texts: str) -> None:
-        """Check that each prompt appears once in a context, and that the model was called for one turn with it.
+        """Check that each prompt appears once in a context, and that the model was called for at most one turn with it.
 
         Raises:
-            AssertionError: A prompt is missing, or is there twice.
+            AssertionError: A prompt is missing or duplicated, or the model was called for several turns with it.
         """
         prompts, calls = self.prompts(), self.calls()
         wrong = {
@@ -150,7 +150,7 @@ async def sweep_kills(
 ) -> KillSweep:
     """Run a scenario repeatedly, killing its server at each of its steps in turn, until it completes undisturbed.
 
-    The scenario receives a :class:`Kills`, and opens its supervisors with it. A step is a line that the server takes, a
+    The scenario receives a :class:`Kills`, and opens its supervisors with it. A step is a line that the server reads, a
     line that it sends, or something that it writes to disk::
 
         async def scenario(kills):

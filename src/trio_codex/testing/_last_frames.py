@@ -50,7 +50,7 @@ class LastFrames(Instrument):
             self._started_at = now
         self._seen += 1
         line = line.rstrip(b"\n")
-        rest = f" … {len(line) - self._width} bytes more" if len(line) > self._width else ""
+        rest = f" … {len(line) - self._width} more bytes" if len(line) > self._width else ""
         text = line[: self._width].decode(errors="backslashreplace")
         self._lines.append(f"{now - self._started_at:7.3f} s {arrow} {text}{rest}")
 

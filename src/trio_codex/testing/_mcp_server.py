@@ -45,7 +45,7 @@ TOOLS: Final[list[dict[str, Any]]] = [
 
 _ids = itertools.count(1)
 _answers: dict[str, dict[str, Any]] = {}
-"""Answers received. A second call may ask while the first still waits, so the first answer may arrive during it."""
+"""Answers received. Calls nest: a second one may ask while the first waits, and receive the answer to the first."""
 
 
 def send(**message: Any) -> None:

@@ -67,8 +67,8 @@ async def offline_codex(
         sandbox_mode: As there.
         features: As there.
         mcp_servers: As there.
-        server_config: Its ``config``.
-        catalog: As there.
+        server_config: The ``config`` of :func:`write_offline_home`.
+        catalog: As in :func:`write_offline_home`.
 
     Raises:
         StartError: The server failed to start.

@@ -163,7 +163,7 @@ class Script:
             error: ``type`` and ``code`` of the error object in the body, such as ``"usage_limit_reached"``.
             message: ``message`` of the error object in the body.
             body: The whole body, instead of an error object.
-            headers: Further headers, such as ``retry-after``.
+            headers: Additional headers, such as ``retry-after``.
         """
         self.respond(HTTPFailure(status, error=error, message=message, body=body, headers=headers or {}))
 

@@ -57,7 +57,7 @@ async def replay(
 
     Args:
         recording: The recording, or the path of its file.
-        config: The same as when it was recorded; fields about the process have no effect.
+        config: The configuration that the recorded client had; fields about the process have no effect.
         policy: The policy, as in :func:`~trio_codex.open_codex`.
         tools: As there. They are called with the recorded arguments, which have no content if it was redacted.
         budget: As there.
@@ -66,7 +66,7 @@ async def replay(
         strict: Whether the client must send the same messages in the same order as when it was recorded. Its
             ``client_version`` may differ. If false, each request gets the next recorded response for its method,
             whatever its parameters. A request beyond the recording gets the last response for its method, or is
-            refused if there was none. The server still waits for each recorded message: if the client leaves one out,
+            refused if there was none. The server still waits for each recorded message: if the client omits one,
             nothing that followed it is sent.
         timed: Whether the server reproduces the recorded delays, in Trio time, which takes no real time under a
             :class:`trio.testing.MockClock`. If false, it responds at once.

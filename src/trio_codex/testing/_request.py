@@ -105,7 +105,7 @@ class ModelRequest:
         return None
 
     def _objective(self, end: int) -> Iterator[str]:
-        """Yield the objective of the goal, which servers since 0.171.0 send as an item of its own."""
+        """Yield the objective of the goal, which servers since 0.171.0 send as a separate item."""
         for item in reversed(self.input[:end]):
             if item.get("name") == "goal_objective":
                 yield from _texts(item.get("output"))

@@ -160,7 +160,7 @@ class HTTPFailure(Step):
         error: ``type`` and ``code`` of the error object in the body, such as ``"usage_limit_reached"``.
         message: ``message`` of the error object in the body.
         body: The whole body, instead of an error object: JSON, or a string that is sent unchanged.
-        headers: Further headers, such as ``retry-after``.
+        headers: Additional headers, such as ``retry-after``.
     """
 
     status: int = 500

@@ -77,7 +77,7 @@ class StoredServer:
 
     Args:
         disk: The stored state.
-        step: Called before each step: taking a line, writing to disk, sending a line. May raise :class:`Died`.
+        step: Called before each step: reading a line, writing to disk, sending a line. May raise :class:`Died`.
 
     Attributes:
         client_end: The client's end of the connection.

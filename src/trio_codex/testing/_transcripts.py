@@ -26,7 +26,7 @@ _DELTAS: Final = {
 """Items whose text is streamed, with the notifications that carry it."""
 
 _NOT_ALONE: Final = {"collabAgentToolCall", "subAgentActivity", "enteredReviewMode", "exitedReviewMode"}
-"""Items that refer to turns of other threads, or mark this turn as one."""
+"""Items that refer to turns of other threads, or mark this turn as a review."""
 
 _ITEMS: Final[dict[str, type[wire.Wire]]] = {
     kind: cls for kind, cls in item_classes().items() if kind not in _NOT_ALONE

@@ -36,14 +36,14 @@ UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 """Text that is not a tag, key or enum value of the schema."""
 
 _STRATEGIES: Final[dict[tuple[type[Wire], bool], st.SearchStrategy[Any]]] = {}
-"""One strategy for each class: hypothesis examines each anew, and many classes have members of the same classes."""
+"""One shared strategy for each class: hypothesis examines every new one, and many classes have members in common."""
 
 _GIVEN: Final = {
-    # Without this field, the value on the wire is that of its sibling.
+    # Without this field, the JSON is the same as that of a sibling class.
     "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
     **{name: fields - {"file_id"} for name, fields in CHOICES.items()},
 }
-"""Optional fields that are always set, and why."""
+"""Optional fields that are always set."""
 
 
 def json_values() -> st.SearchStrategy[JSON]:

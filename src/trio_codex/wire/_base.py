@@ -16,7 +16,7 @@ absent for a field that is not nullable. A field without a default is required. 
 null, because an older server may not have the field.
 
 **Null.** Where the server distinguishes null from absence (null clears a setting, omitting it keeps it), the field also
-accepts :data:`NULL`. It is sent as null, and null is read as it.
+accepts :data:`NULL`. It is sent as null, and null is read as :data:`NULL`.
 
 **Open enums.** A known value is a member of its :class:`enum.StrEnum`. An unknown value stays a plain ``str`` and is
 sent unchanged. Hence ``TurnStatus | str``: members equal their string value, and either may be passed. (A dictionary
@@ -57,7 +57,7 @@ class Null(enum.Enum):
 
 
 NULL: Final = Null.NULL
-"""Sends null in a field where null clears or disables a setting, unlike omitting the field."""
+"""Pass this to send null, which clears or disables a setting; ``None`` omits the field."""
 
 
 class Shape(NamedTuple):
@@ -138,7 +138,7 @@ class Page(Wire):
         return self._items()[index]
 
     def __bool__(self) -> bool:
-        # A page is a response, and stays true without items.
+        # A page is true even without items, as any other response is.
         return True
 
     def _items(self) -> Sequence[Any]:

@@ -53,7 +53,7 @@ parse: Final = msgspec.json.Decoder().decode
 class WireConverter(Converter):
     """A cattrs converter for all types of the protocol, with loads hooks as in ``cattrs.preconf.msgspec``.
 
-    cattrs caches hooks, and a hook registered later would miss those. All are therefore registered here.
+    cattrs caches hooks, and those would not use a hook that is registered later. All are therefore registered here.
     """
 
     def __init__(self, *, detailed_validation: bool) -> None:
@@ -81,8 +81,8 @@ class WireConverter(Converter):
     def get_loads_hook(self, type_: Type) -> Callable[[Text], Any]:
         """Return a function that reads JSON text as ``type_``.
 
-        Flat classes, such as deltas, are decoded by msgspec alone, and only if the text matches exactly. The function
-        raises any exception for text that it does not accept; ``structure`` may still accept the parsed text.
+        Flat classes, such as deltas, are decoded by msgspec alone, and only if the text matches exactly. The function may
+        raise any exception for text that it rejects; ``structure`` may still accept the parsed text.
         """
         decoder = flat_decoder(type_, fields_of(type_)) if is_wire(type_) else None
         if decoder is not None:
@@ -244,7 +244,7 @@ def _unstructure_class(cls: type[Wire], converter: Converter) -> Callable[[Any],
 
 
 def _unstructure_field(name: str, type_: Type, converter: Converter) -> Callable[[Any], JSON]:
-    """Choose the hook of a field: a value whose type is JSON already is sent as it is, others by their class."""
+    """Choose the hook of a field: a value that is already JSON is sent unchanged, any other is converted by its class."""
     parts = [part for part in (get_args(type_) if _is_union(type_) else (type_,)) if part is not type(None)]
     if all(_is_scalar(part) for part in parts):
         return identity

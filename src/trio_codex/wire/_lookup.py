@@ -36,7 +36,7 @@ MODULES: Final = {**HOME, **{name: module for module, names in _HAND_WRITTEN.ite
 
 
 def look_up(name: str) -> Any:
-    """Return what a name of the package stands for. Raise ``KeyError`` if the package has no such name."""
+    """Return the object that a name of the package refers to. Raise ``KeyError`` if the package has no such name."""
     return getattr(import_module(f"{_PACKAGE}.{MODULES[name]}"), name)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from trio_codex.wire._specs import RequestSpec, ServerRequestSpec, TextDelta
 
 VERSION: Final = "0.171.0"
-"""The release of the server whose schema the types are from."""
+"""The server release whose schema the types are generated from."""
 
 OLDER_ONLY: Final = frozenset(
     {
@@ -21,7 +21,7 @@ OLDER_ONLY: Final = frozenset(
         "currentTime/read",
     }
 )
-"""What that release no longer has, kept for older ones."""
+"""Names that this release no longer has, kept for older servers."""
 
 CLIENT_REQUESTS: Final[Mapping[str, RequestSpec]] = {
     "initialize": RequestSpec("InitializeParams", "InitializeResponse"),
@@ -565,4 +565,4 @@ TEXT_DELTAS: Final[Mapping[str, TextDelta]] = {
     "thread/realtime/item/transcript/delta": TextDelta("delta", ("threadId", "itemId")),
     "thread/realtime/transcript/delta": TextDelta("delta", ("threadId", "role")),
 }
-"""Notifications of which adjacent ones with the same key can be merged by concatenating their text."""
+"""Notifications that can be merged with adjacent ones of the same key, by concatenating their text."""

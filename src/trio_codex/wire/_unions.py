@@ -1,11 +1,11 @@
 """Hooks that read scalars, enums and unions. They are plain functions with the signature of a cattrs hook.
 
-A union selects a member by the kind of JSON value first. Among objects, the data of the classes decides
-(:class:`~trio_codex.wire._base.Shape`), so no union needs a table:
+A union selects a member by the kind of JSON value first. Among objects, the
+:class:`~trio_codex.wire._base.Shape` of each class decides, so no union needs a table:
 
 - by the tag, if the schema has one;
 - otherwise as serde does for untagged members: the first one in the order of the schema that accepts the value. All its
-  required fields must be present, and if it is closed, no others.
+  required fields must be present, and a closed one allows no unknown fields.
 
 An object that matches no member becomes an :class:`~trio_codex.wire._unknown.UnknownVariant`, if the union has that.
 The hooks of members are created on first use. A union of 19 classes costs nothing until it is read, and may be

@@ -25,7 +25,7 @@ ANNOTATIONS: Final = frozenset(
 
 KEYWORDS: Final = {
     "string": {"enum"},
-    "integer": {"enum"},  # the only version of a format: an integer like any other
+    "integer": {"enum"},  # an enum of one version number, which is read like any integer
     "array": {"items"},
     "object": {"properties", "required", "additionalProperties", "anyOf"},
 }
@@ -114,7 +114,7 @@ class Schema(Mapping[str, ir.Definition]):
             shared = "properties" in schema
             variants = (_merged(schema, one) if shared else one for one in alternatives)
             joined = ir.union(self.type(variant, where) for variant in variants)
-            # A union that has one variant so far is a union.
+            # Keep a union of one variant: it may get others.
             return ir.Union((joined,)) if isinstance(joined, ir.Class) else joined
         self._check(schema, {"type"}.union(*(KEYWORDS.get(kind, ()) for kind in kinds)), where)
         return ir.union(self._kind(kind, schema, where) for kind in kinds) if kinds else ir.ANY

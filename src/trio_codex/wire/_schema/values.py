@@ -1,4 +1,4 @@
-"""The values that a type allows in one place, by kind of JSON: what two protocols are compared by."""
+"""The values that a type allows in one place, by kind of JSON. A comparison of two protocols compares these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Values:
 
     scalars: frozenset[ir.Plain] = frozenset()
     strings: frozenset[str] | None = None
-    """The allowed strings; any string is allowed if it is among the scalars."""
+    """The allowed strings; if ``str`` is among the scalars, any string is allowed."""
     objects: tuple[ir.Class, ...] = ()
     item: ir.Type | None = None
     """The items, if it is an array."""
@@ -60,7 +60,7 @@ class Values:
         return bool(self.objects) or self.value is not None or self.unknown
 
     def without_null(self) -> Values:
-        """Return the other values."""
+        """Return these values except null."""
         return attrs.evolve(self, scalars=self.scalars - {ir.NONE})
 
     def kinds(self) -> frozenset[str]:
