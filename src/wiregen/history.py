@@ -71,7 +71,7 @@ def names(definitions: Schema) -> set[str]:
 
 
 def label(union: str, class_: ir.Class) -> str:
-    """Return the name of a member of a union: by its tag, by its only key, or by its title."""
+    """Return the name of a member of a union: by its tag, else by its required keys."""
     constants = [ir.constant(field.type) for field in class_.fields]
     tag = next((constant for constant in constants if constant is not None), None)
     return f"{union}: {tag or '|'.join(field.wire for field in class_.fields if field.required)}"

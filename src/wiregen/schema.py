@@ -87,7 +87,7 @@ def pin(source: str) -> str:
 
     Raises:
         WiregenError: The binary cannot be fetched, does not print its schema, or is older than the pinned one: the
-            history would record what later releases added as removed.
+            history would list the additions of later releases as removals.
     """
     with binaries.opened(source) as binary:
         version, printed = _print(binary)

@@ -61,7 +61,7 @@ async def test_ctrl_c_waits_for_running_tasks_and_the_next_run_resumes(model, ho
         await read_until(process.stdout, "t0 ok")
         await model.wait_for_requests(2)
         process.send_signal(signal.SIGINT)
-        said = await read_until(process.stderr, "again interrupts")
+        said = await read_until(process.stderr, "again to interrupt")
         assert "waiting for the running task;" in said
         gate.open()
         assert "asked to stop" in await read_until(process.stderr, "to resume")
@@ -76,7 +76,7 @@ async def test_a_second_ctrl_c_interrupts_running_tasks_and_leaves_nothing_behin
     async with started_cli("batch", "run", tasks, "--out", "out", home=home, MARK="batch-twice") as process:
         await model.wait_for_requests(4)
         process.send_signal(signal.SIGINT)
-        await read_until(process.stderr, "again interrupts")
+        await read_until(process.stderr, "again to interrupt")
         process.send_signal(signal.SIGINT)
         assert "interrupted with" in await read_until(process.stderr, "to resume")
     assert process.returncode == 130
@@ -117,7 +117,7 @@ async def test_an_offline_batch_can_be_interrupted_resumed_and_reported(home, ta
     ) as process:
         await read_until(process.stdout, "t0 ok")
         process.send_signal(signal.SIGINT)
-        await read_until(process.stderr, "again interrupts")
+        await read_until(process.stderr, "again to interrupt")
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "to resume")
     assert process.returncode == 130

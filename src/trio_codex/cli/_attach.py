@@ -85,7 +85,7 @@ def without_waiting(source: AnySourceT) -> AnySourceT:
 
 
 def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
-    """Start a server, or attach to one, as a scope.
+    """Start a server or attach to one, for the duration of a scope.
 
     Raises:
         CodexError: The server failed to start, or there is none to attach to.

@@ -113,7 +113,7 @@ def _offline_directory(out: str) -> str | None:
     """Return the home of an offline batch, in which later runs and reports find its threads.
 
     Returns:
-        The directory, or ``None`` if ``out`` is not the directory of a batch, which raises an error later.
+        The directory, or ``None`` if ``out`` is some other directory, which :func:`open_batch` refuses.
     """
     if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "batch.db")):
         return None
@@ -158,7 +158,7 @@ async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelS
             batch.stop()
             running = len(batch.status().running)
             what = "the running task" if running == 1 else f"{running} running tasks"
-            console.print(f"waiting for {what}; Ctrl-C again interrupts", highlight=False)
+            console.print(f"waiting for {what}; press Ctrl-C again to interrupt", highlight=False)
 
 
 class _Lines:

@@ -68,5 +68,5 @@ def _exists(path: str) -> bool:
 
 
 def _resolved(path: str) -> str:
-    # Below a long CODEX_HOME it is a link to a socket whose path is short enough.
+    # Under a long CODEX_HOME, the socket is a link to one whose path is short enough.
     return os.path.realpath(path)

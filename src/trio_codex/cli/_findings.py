@@ -81,7 +81,7 @@ class Examination:
 
     @property
     def own_config(self) -> CodexConfig | None:
-        """The configuration of the server that was started; ``None`` if it was already running."""
+        """The configuration of a server that was started; ``None`` for one that was already running."""
         return self._source if isinstance(self._source, CodexConfig) else None
 
     @property

@@ -30,7 +30,7 @@ from trio_codex.inspect._conversation import Conversation, prompt_of
 from trio_codex.inspect._record import Record
 
 STORED = "codex_thread_id"
-"""The name of the thread's id in the store of a sample."""
+"""The key of the thread's id in the store of a sample."""
 
 
 @agent(name="codex", description="A Codex agent.")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 VERSION: Final = TESTED[1]
-"""The version that a scripted server reports unless the test chooses another: the one that the wire types are from."""
+"""The version that a scripted server reports by default: the release that the wire types are generated from."""
 
 _THREAD: Final[dict[str, Any]] = {
     "id": THREAD_ID,
@@ -86,7 +86,7 @@ BUILT: Final[Any] = object()
 """Build the value from the given fields."""
 
 LineFault: TypeAlias = Literal["mute", "junk", "duplicate", "oversize", "cut", "hang_up"]
-"""Faults of a server line; see :meth:`FakeServer.fault`."""
+"""Faults of a line that the server sends; see :meth:`FakeServer.fault`."""
 
 Moment: TypeAlias = Literal["before", "during", "after"]
 """When a process fault happens, relative to a line it writes: *during* means after half of the line."""

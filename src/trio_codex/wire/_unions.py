@@ -45,7 +45,7 @@ _KINDS: Final[Mapping[type, str]] = {
 
 
 def origin(type_: Type) -> Any:
-    """Return the generic that a type is made from, such as ``Sequence`` or ``Literal``; ``None`` if there is none."""
+    """Return the generic that a type is made from, such as ``Sequence`` or ``Literal``; ``None`` for any other type."""
     return typing.get_origin(type_)
 
 

@@ -200,7 +200,7 @@ class Method:
     name: str
     params: Type = NONE
     result: str | None = None
-    """The definition of the result; ``None`` for a notification, and in a schema, which does not link the two."""
+    """The definition of the result; ``None`` for a notification, and in a schema, which does not link requests to results."""
     doc: str = ""
     experimental: bool = False
     since: str | None = None
