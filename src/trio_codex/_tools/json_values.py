@@ -317,7 +317,7 @@ def _tuple_hook(items: tuple[Type, ...], converter: Converter) -> Hook:
                 exc.add_note(IterableValidationNote("", index, item_type))
                 errors.append(exc)
         if errors:
-            # Its `__new__` also takes the class; type checkers see the one of exception groups.
+            # Its `__new__` also takes the class; type checkers see only that of exception groups.
             raise IterableValidationError("", errors, type_)  # pyright: ignore[reportCallIssue]
         return tuple(read)
 

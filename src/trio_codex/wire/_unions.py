@@ -99,7 +99,7 @@ def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
 
 
 def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hook:
-    """Create the hook of a union with these members, flattened."""
+    """Create the hook of a union with these members, none of which is itself a union."""
     enums = [member for member in members if isinstance(member, EnumMeta) and issubclass(member, StrEnum)]
     classes = [member for member in members if is_wire(member) and member is not UnknownVariant]
     by_kind: dict[type, Hook] = {}
