@@ -33,8 +33,8 @@ T = TypeVar("T")
 RequestId: TypeAlias = int | str
 
 ABANDONED_IDS_KEPT: Final = 4096
-"""How many ids of abandoned requests to remember, to tell late responses from stray ones. The server may never
-respond."""
+"""How many ids of abandoned requests to remember, to tell late responses from stray ones. Some responses never
+arrive."""
 
 # -- events --------------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Junk(msgspec.Struct, frozen=True):
 
 
 class LateReply(msgspec.Struct, Generic[T], frozen=True):
-    """The response to an abandoned request: the token, the error if there is one, and the line, which is not needed."""
+    """The response to an abandoned request: its token, the error if it is one, and the unused line."""
 
     token: T
     error: errors.CodexError | None
@@ -338,7 +338,7 @@ class RpcState(Generic[T]):
 
 
 class _Envelope(Notification, frozen=True, gc=False):
-    """Any message. Most are notifications: a message with no other members set is one."""
+    """Any message. If none of these members is set, it is a notification, as most messages are."""
 
     id: int | str | msgspec.UnsetType | None = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -406,7 +406,7 @@ _ERROR_CLASSES: Final[dict[int, type[errors.RpcError]]] = {
 }
 
 _IN_USE_TEXT: Final = "already has an active writer"
-"""The server's message for a thread that another server has open; its code is the same as that of most errors."""
+"""The server's message for a thread that another server has open; the code is -32600, as for most errors."""
 
 _RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
 

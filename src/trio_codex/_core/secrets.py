@@ -1,4 +1,4 @@
-"""Redaction of configured secrets in what the server prints and answers."""
+"""Redact configured secrets in the server's output and responses."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MIN_NAMED_LENGTH: Final = 4
 """Minimum length of the value of a variable whose name suggests a secret."""
 
 MIN_REST_LENGTH: Final = 4
-"""Minimum length of a partial value, where the text was truncated, to redact. Shorter ones reveal nothing."""
+"""Minimum length of a truncated value to redact. Shorter ones reveal nothing."""
 
 _PLAIN_NAMES: Final = frozenset(
     {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
 )
 
 _FLAGS: Final = frozenset({"auto", "false", "none", "null", "true"})
-"""Values that are no secrets under any name, such as that of TOKENIZERS_PARALLELISM."""
+"""Values that are never secrets, whatever the name of the variable, such as that of TOKENIZERS_PARALLELISM."""
 
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|PIN\b", re.IGNORECASE)
 

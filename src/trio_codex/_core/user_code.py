@@ -55,7 +55,7 @@ def import_function(name: str) -> Callable[..., Any]:
     if not module or not function:
         raise ValueError(f"{name!r} cannot be imported: write MODULE:FUNCTION, such as agents:main")
     if "" not in sys.path:
-        # The working directory, in which scripts usually are and engines start their workers.
+        # The working directory, where scripts usually are and where engines start their workers.
         sys.path.insert(0, "")
     try:
         found: Any = getattr(importlib.import_module(module), function)

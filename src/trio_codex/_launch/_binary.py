@@ -194,7 +194,7 @@ def _packaged_version(package: Path) -> str | None:
 
 
 def _behind_launcher(path: str, source: Source) -> Binary:
-    """Return the program that npm's launcher at ``path`` runs, or the one at ``path`` if it is none.
+    """Return the program that npm's launcher at ``path`` runs, or ``path`` itself if it is not a launcher.
 
     npm installs a script, which would add a process between the client and the server: one of Node, or on Windows a
     shell with its own quoting rules.

@@ -272,7 +272,7 @@ class Calls:
     def _retry(self, call: Call) -> None:
         call.timer = None
         if call is self._barrier:
-            # The other requests wait for credits, which only the barrier returns. So it is sent without one.
+            # Other requests wait for credits that only the barrier returns, so send it without a credit.
             self._send(call)
         else:
             assert call.queued_line is not None

@@ -22,7 +22,7 @@ LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 """How much is read at once in the middle of a long line. Allocating larger buffers costs more than they save."""
 
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
-"""How much is read at once if hundreds of consumers share it. It is the capacity of the pipe."""
+"""How much is read at once if hundreds of consumers share it: the capacity of the pipe."""
 
 
 class DirectSendStream(trio.abc.SendStream):
@@ -76,8 +76,8 @@ class Channel(ABC):
     def nonblocking_send(self) -> Callable[[bytes], int] | None:
         """Return the function that sends as much as possible without blocking; ``None`` if only the writer may send.
 
-        It returns the number of bytes sent, raises what :meth:`send_all` raises, and must not be called while a task is
-        in that. Returning the function saves a call in every round trip.
+        It returns the number of bytes sent, and raises what :meth:`send_all` raises. It must not be called while a task
+        is in :meth:`send_all`. Returning the function saves a call in every round trip.
         """
         return None
 

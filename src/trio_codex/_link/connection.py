@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from trio_codex._link.timeouts import Timeouts
 
 QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
-"""Size limit of queued replies, the latest excluded. A server that reads consumes each within milliseconds."""
+"""Size limit of queued replies, excluding the latest. A server that reads consumes each within milliseconds."""
 
 SILENCE_SECONDS: Final = 20.0
 """How long a transport that can ping may be silent before it is pinged."""
 
 SAMPLES: Final = 4
-"""How often in that time the silence is checked, so that the ping is a quarter of it late at most."""
+"""Number of checks for silence in that time, so that a ping is late by at most a quarter of it."""
 
 PONG_SECONDS: Final = 10.0
 """How long the answer to a ping may take."""
@@ -143,7 +143,7 @@ class Connection:
 
     @property
     def death(self) -> CloseReason | None:
-        """The former name of ``close_reason``, which scripts from outside still read."""
+        """The former name of ``close_reason``, kept for scripts that still use it."""
         return self.close_reason
 
     @property
@@ -153,7 +153,7 @@ class Connection:
 
     @property
     def has_peers(self) -> bool:
-        """Whether the server serves other connections beside this one, and may ask them the same."""
+        """Whether the server has other connections, and may send them the same requests."""
         return self._channel.has_peers
 
     @property
@@ -265,7 +265,7 @@ class Connection:
         self._ending = True
         error: ConnectionBroken | None = None
         with self.timeouts.move_on_after(2 * DIAGNOSIS_SECONDS):
-            # Whoever waits for the answer to the handshake goes on first.
+            # Let the task that waits for the handshake's response run first.
             await trio.lowlevel.checkpoint()
             error = await self._channel.diagnose(reason, self._phase)
         self.end(error or self._channel.explain(reason, self._phase))

@@ -182,7 +182,7 @@ class Dispatcher:
             if self._open.get(request.id) is entry:
                 del self._open[request.id]
                 self._connection.withdraw(request.id)
-            # Not cancelled by us, so by a scope around the client, which cancels each callback itself.
+            # A cancellation that this scope did not cause comes from a scope around the client.
             why = entry.why_withdrawn if scope.cancel_called else "the client was cancelled"
             reason = why if outcome == "withdrawn" else None
             handler.settled(outcome, reason if error is None else error.problem)

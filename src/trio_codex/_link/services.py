@@ -156,7 +156,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
                     except BaseException as exc:  # noqa: ASYNC103  # see below
                         if holds_cancelled(exc):
                             raise
-                        # Keep it from the scope, which would replace a group by a new one.
+                        # Hide it from the scope, which would replace a group with a new one.
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handlers
                 body_error = exc

@@ -15,7 +15,7 @@ class SocketStream(trio.abc.Stream):
     """A stream whose writes raise no SIGPIPE, which would kill a program that has reset its handler.
 
     Args:
-        stream: The stream of the socket.
+        stream: The stream to wrap.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:

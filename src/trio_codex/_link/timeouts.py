@@ -171,7 +171,7 @@ class Timeouts:
         """Record a stall if the service runs much later than it should."""
         awaited, now = self._awaited, (trio.current_time(), time.monotonic())
         self._awaited = now
-        # Late on both clocks: a mock clock jumps by itself, and a test that uses one may run slowly.
+        # Only lateness on both clocks is a stall: a mock clock may jump, or stand still while a test runs slowly.
         late = min(now[0] - awaited[0], now[1] - awaited[1])
         if late > STALL_SECONDS:
             self._stalled += late

@@ -146,7 +146,7 @@ class WebSocketChannel(Channel):
             )
         elif isinstance(protocol.parser_exc, PayloadTooBig):
             limit = self.max_message_bytes
-            reason = f"a message of the server is longer than max_line_bytes allows ({limit} bytes)"
+            reason = f"a message from the server is longer than max_line_bytes allows ({limit} bytes)"
         elif protocol.parser_exc is not None:
             reason = f"the server broke the protocol: {protocol.parser_exc}"
         return ConnectionBroken(f"{reason} ({self._address})", phase)

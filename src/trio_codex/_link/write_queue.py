@@ -44,7 +44,7 @@ class QueuedLine(msgspec.Struct, eq=False):
 class WriteQueue:
     """The queue in front of the writer task, with a fast path that bypasses it.
 
-    It needs no length limit: for each request a task waits, flow control limits those, and the connection limits replies.
+    It needs no length limit of its own: flow control limits requests, and the connection limits replies.
 
     A sender writes to the channel only while the writer waits in :meth:`take_batch`.
 

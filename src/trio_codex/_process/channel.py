@@ -46,7 +46,7 @@ class ProcessChannel(LineChannel):
         if returncode is None:
             return self.explain(reason, phase)
         problem = f"the server exited: {describe_exit(returncode)}"
-        # A server that was killed did not log why. What a panic printed remains.
+        # After a signal, leave out the log, which does not say why; keep what a panic printed.
         tail = self._secrets.hide_in_tail(process.stderr.recent(log_records=returncode >= 0))
         return ServerExited(problem, phase, process.pid, returncode, tail)
 

@@ -60,7 +60,7 @@ class GroupProcess(ServerProcess):
         try:
             # mypy and pyright choose the signature by platform; this one call serves all platforms.
             open_process: Any = trio.lowlevel.open_process
-            # This also applies to the descriptor that Trio opens.
+            # Trio opens a descriptor here, which must be above 2 as well.
             with above_standard_streams(), contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
                 lent: Sequence[int] = (subprocess.PIPE,) * 3
                 if sys.platform != "win32":

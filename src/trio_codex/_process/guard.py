@@ -374,8 +374,8 @@ def become_server(
     step = "exec"
     try:
         os.setsid()
-        # Get SIGTERM if the guard is killed, on which the real server ends its own commands. (The signal is sent when
-        # the parent *thread* dies, and the guard has only one.)
+        # Get SIGTERM if the guard is killed: the real server then ends its own commands. (The signal is sent when the
+        # parent *thread* dies, and the guard has only one.)
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != guard:
             os._exit(1)

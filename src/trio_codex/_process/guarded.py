@@ -44,7 +44,7 @@ class GuardedProcess(ServerProcess):
         self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None, python: str
     ) -> None:
         super().__init__(argv)
-        self.starter = f"its guard process, which {python} runs"
+        self.starter = f"the guard process (run by {python})"
         self._python = python
         self._owner = os.getpid()
         self._owns = False
@@ -271,9 +271,9 @@ def _kill_unguarded(root: guard.Process) -> None:
     """Kill the server and its current descendants, which is the best a client can do without its guard."""
     tree = {root.pid: root}
     guard.send_signal(root, signal.SIGSTOP)
-    for _ in range(10):  # once stopped, none can fork or exit before it is seen
+    for _ in range(10):  # a stopped process can neither fork nor exit unseen
         now = guard.look_up(root.pid)
-        if now is None or now.start != root.start:  # it has died, and this tree belongs to another process
+        if now is None or now.start != root.start:  # it has died, and another process may have its id
             break
         new = [process for process in guard.descendants(root.pid) if process.pid not in tree]
         for process in new:

@@ -67,7 +67,7 @@ def hold(names: Iterable[str]) -> None:
         if name in sys.modules:
             continue
         package, _, short = name.rpartition(".")
-        # Reading ``__path__`` of a package that is held would execute it.
+        # Reading ``__path__`` of a held package would execute it.
         spec = PathFinder.find_spec(name, held_packages.get(package) or import_module(package).__path__)
         if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
             import_module(name)

@@ -28,9 +28,10 @@ def spawn_server(
     guarded: bool | None = None,
     guard_python: str | None = None,
 ) -> ServerProcess:
-    """Begin to start a server. Synchronous, so that no cancellation can occur between the call and a ``try``.
+    """Start a server; :meth:`ServerProcess.started` waits until it is running.
 
-    :meth:`ServerProcess.started` waits until it is running. The caller must call :meth:`ServerProcess.stop`.
+    Synchronous, so that no cancellation can occur between the call and a ``try``. The caller must call
+    :meth:`ServerProcess.stop`.
 
     Args:
         argv: The command to run. A name without a slash is looked up on the ``PATH`` of ``env``.

@@ -1,9 +1,9 @@
 """Serialize the first starts on a fresh ``CODEX_HOME``.
 
 If several servers create the databases of one home at the same time, most of them fail ("failed to initialize sqlite state
-runtime"); of 48, 4 survived. So a start on a home without databases holds a lock until its server has answered. The lock
-is an ``flock`` on the home directory itself: it leaves no file behind, works between processes, and is released when its
-holder dies.
+runtime"); of 48 started at once, 4 survived. So a start on a home without databases holds a lock until its server has
+answered. The lock is an ``flock`` on the home directory itself: it leaves no file behind, works between processes, and is
+released when its holder dies.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ RING_BYTES = 64 * 1024
 """Default size of the buffer: several hundred log lines. The server itself uses 85 MiB."""
 
 TAIL_BYTES = 4 * 1024
-"""Default length of a tail, because it is shown in error messages."""
+"""Default length of a tail. It is short, because error messages show it."""
 
 RECENT_SECONDS = 2.0
 """Maximum age of output that may explain an end. Anything older would be mistaken for the cause."""
@@ -58,10 +58,10 @@ class StderrRing:
         return bytes(self._data[-self.limit :])
 
     def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None, log_records: bool = True) -> str:
-        """Return the last ``limit`` bytes as readable text, or of them only what arrived within so many ``seconds``.
+        """Return the last ``limit`` bytes as readable text.
 
-        Without ``log_records``, the records of the server's log are left out. Invalid UTF-8 is replaced. Terminal escapes
-        and control characters other than tab and newline are removed.
+        With ``seconds``, leave out output that is older. Without ``log_records``, leave out the records of the server's
+        log. Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
         """
         if seconds is not None:
             since = time.monotonic() - seconds

@@ -73,10 +73,10 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
     if is_others and thread_id is not None:
-        # The policy of the client counts for what no thread owns, such as a token, and for its own turns.
+        # The client's policy decides only on requests of its own turns and on those without a thread, such as a token refresh.
         deciders = [each for each in deciders if each[0] is not DecidedBy.client]
     if not deciders:
-        # Tools are those of the client that started the thread, and all subscribers are asked to call them.
+        # A thread has the tools of the client that started it, but the server sends the calls to all subscribers.
         is_rejoined = approvals.is_shared and turn is not None and not turn.is_ours
         return undecided(
             "no policy of this client handles it"
@@ -91,7 +91,7 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
 def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
     """Return whether a request belongs to a turn of another client, which this client neither started nor rejoined."""
     if state is None or state.turn is None:
-        # If no other client is known to receive the request, it would never be answered.
+        # Leave it only if another client is known to receive it, or it would never be answered.
         return approvals.has_peers and owner_of(state) is None
     return (approvals.is_shared or is_left_running(state)) and owner_of(state) is None
 
@@ -126,8 +126,8 @@ def _deciders(
             if tools is not None and tool is not None:
                 call: Callable[[Any], Awaitable[object]] = tools.call
                 if approvals.is_shared:
-                    # The server sends a parked request again, and only those of turns that began on this connection
-                    # cannot have been answered over an earlier one.
+                    # The server resends parked requests. This one may have been answered over an earlier connection,
+                    # unless its turn began on this one.
                     is_new = state is not None and state.turn is not None and state.turn.is_ours
                     call = partial(tools.call_on_shared_server, may_be_repeated=not is_new)
                 yield DecidedBy.tool, tool.full_name, call

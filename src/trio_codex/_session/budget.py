@@ -71,7 +71,7 @@ class Meter:
                 stop(self.exceeded("tokens"))
 
     def check_something_left(self, *, is_new: bool = True) -> None:
-        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start, or be rejoined if not new."""
+        """Raise ``BudgetExceeded`` if the budget is used up. Its limit of turns applies only to a new turn."""
         if self.budget is _NO_BUDGET:
             return
         used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
@@ -81,7 +81,7 @@ class Meter:
                 raise self.exceeded(limit)
 
     def open(self, stop: Callable[[BudgetExceeded], None], now: float, *, is_new: bool = True) -> None:
-        """Record the start of a turn, or that one was rejoined, which does not count as a further turn.
+        """Record that a turn was started or rejoined. Only a new one counts against the limit of turns.
 
         The reader calls ``stop``, possibly often, while token use is above the limit.
         """
@@ -129,7 +129,7 @@ class BudgetTracker:
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
-        is_new: Whether the turn counts as a further one; otherwise it was rejoined.
+        is_new: Whether the turn counts against the limit of turns. A rejoined one does not.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class TurnEnder:
             await turn.ended.wait()
 
     def release(self, turn: TurnState) -> list[CallbackGroup]:
-        """Let a turn go on without its scope; return the callbacks that were cancelled for that."""
+        """Cancel the callbacks of a turn and let it go on without its scope; return the callbacks."""
         groups = callbacks_of(self._threads, turn)
         for one in (turn, *working_turns(self._threads, turn)):
             one.park_requests()
@@ -178,7 +178,7 @@ class TurnEnder:
     ) -> bool:
         """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
-        ``params`` builds the parameters for a turn id. ``settled`` waits for the response, but no longer than one can arrive.
+        ``params`` builds the parameters for a turn id. ``settled`` waits for the response while one can arrive.
 
         Raises:
             RpcError: It was rejected for a reason other than being too early or using the wrong turn id.

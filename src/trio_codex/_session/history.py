@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def read_newest_turn(server: Server, thread_id: str) -> dict[str, Any]:
     """Resume a thread, and return its newest turn; an empty object if there is none.
 
-    The server sends the requests that it has parked on the thread again, to every client that is subscribed to it.
+    The server resends the requests parked on the thread to every client that is subscribed to it.
 
     Raises:
         CodexError: As for any request.
@@ -48,7 +48,7 @@ class History:
 
         Args:
             thread: The thread.
-            was_unsubscribed: Whether the client received no events of the thread before.
+            was_unsubscribed: Whether the client was not subscribed until now, and so may have missed events.
 
         Raises:
             CodexError: As for any request.

@@ -39,7 +39,7 @@ def ancestors_of(thread: ThreadState) -> tuple[str, ...]:
 
 
 def charge(thread: ThreadState, turn: TurnState | None, used: TokenUsage) -> None:
-    """Add the tokens used by a turn of a thread, there and for all turns and threads that the thread works for."""
+    """Add tokens to the meters of a turn, its thread, and every turn and thread that the thread works for."""
     if turn is not None:
         turn.meter.add(used)
     thread.meter.add(used)

@@ -112,7 +112,7 @@ class Listeners:
         return method in self._by_method or bool(self._to_all)
 
     def keep(self, event: Event) -> None:
-        """Keep an event without subscribers for the first one to come."""
+        """Keep an event that has no subscriber, for the first one that subscribes."""
         if event.size <= UNHEARD_BYTES:
             self._unheard.append(event)
 

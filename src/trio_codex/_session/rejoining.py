@@ -95,13 +95,13 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
 
 
 async def _pause_goal(session: Session, thread: ThreadState) -> bool:
-    """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was."""
+    """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was paused."""
     await trio.lowlevel.checkpoint()
     with session.timeouts.move_on_after(session.config.interrupt_grace):
         try:
             answer = await session.server.request_json("thread/goal/get", {"threadId": thread.id})
         except CodexError as exc:
-            # The thread can have no goals, or the connection has ended.
+            # The thread cannot have a goal, or the connection has ended.
             await trio.lowlevel.checkpoint()
             logger.debug("the goal of thread %s: %s", thread.id, exc)
             return False

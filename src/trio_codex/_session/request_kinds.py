@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_ANSWER: Final = -32000
-"""The error code for requests without a response that denies them, such as those for credentials and attestations."""
+"""The error code that denies requests whose results cannot, such as those for credentials and attestations."""
 
 METHOD_NOT_FOUND: Final = -32601
 

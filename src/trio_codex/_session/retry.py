@@ -240,7 +240,7 @@ async def _retry(
     jitter: float,
 ) -> T:
     if not callable(fn):
-        close = getattr(fn, "close", None)  # a coroutine that nobody awaits would warn about that, too
+        close = getattr(fn, "close", None)  # an unawaited coroutine would also cause a warning
         if close is not None:
             close()
         raise TypeError(

@@ -196,7 +196,7 @@ class Router:
         is_end = event.method == "turn/completed"
         is_of_turn = is_end or event.method.startswith("item/")
         if turn is not None and turn_id is not None and turn.lists_no_root and is_of_turn:
-            # Before 0.162. Only one turn runs on a thread, so if this is another id, the turn is a review.
+            # The server is older than 0.162. Only one turn runs on a thread, so with another id it is a review.
             turn.lists_no_root = False
             turn.announce(turn.id or turn_id, turn_id)
         if turn is None or turn_id is None or not (turn_id == turn.id or turn.goes_by(turn_id)):

@@ -53,7 +53,7 @@ class ScopeGuard:
                 except BaseException as exc:  # noqa: ASYNC103  # see below
                     if holds_cancelled(exc):
                         raise
-                    # Keep it from the cancel scope, which would replace a group by a new one.
+                    # Hide it from the cancel scope, which would replace a group with a new one.
                     self._error = exc
         except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
             self._error = exc

@@ -136,7 +136,7 @@ class Server:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
                 ``DecodeError``, or ``UnsupportedMethod`` if the version of the server does not have the method.
         """
-        # A bare request is for the server to judge.
+        # An untyped request is always sent: the server decides whether it has the method.
         if method in self._missing and decode is not parse_result:
             await self._reject(method)
         connection = self.connection

@@ -38,8 +38,8 @@ PAST_TURNS_KEPT: Final = 16
 """Number of ended turns whose ids a thread remembers, so that a late event is not attributed to a starting turn."""
 
 STORED_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
-"""Events that prove that the server has stored the input of a turn. The start of its item is no proof: in 1 of 25 kills
-then, it was not stored."""
+"""Events that prove that the server has stored the input of a turn. The start of its item is no proof: of 25
+servers killed at that moment, one had not stored it."""
 
 
 class TurnSequence(Protocol):
@@ -63,8 +63,8 @@ class TurnState:
         thread: The thread it belongs to.
         is_ours: Whether this client started it.
         outlives_scope: Whether it goes on when its scope exits, and when the client closes.
-        is_partial: Whether it was running before this client received its events, and its items are not whole yet.
-        lists_no_root: Whether this client knows it only from a list, which did not say under which id its events come.
+        is_partial: Whether it was running before this client received its events, and its items are incomplete.
+        lists_no_root: Whether it is known only from a list without root ids, so that its events may have another id.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
         opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.
         machine: Its phase and its ids.
@@ -182,7 +182,7 @@ class TurnState:
         self.agent_callbacks = None
 
     def complete(self, record: Mapping[str, Any]) -> None:
-        """Replace its items by those that the server has stored, because some of its events are missing."""
+        """Replace its items with those that the server has stored, because some of its events are missing."""
         items = list_of(record.get("items"))
         self.reducer.complete(items)
         if items:
@@ -228,7 +228,7 @@ class TurnState:
 
     @property
     def stored(self) -> trio.Event:
-        """Set with ``is_stored``, or once it is no longer live. Most turns are not asked, and need no event."""
+        """Set with ``is_stored``, or once it is no longer live. Created on first use, which few turns need."""
         if self._stored is None:
             self._stored = trio.Event()
             if self.is_stored or self.ended.is_set():

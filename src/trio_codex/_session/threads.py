@@ -32,7 +32,7 @@ class Threads:
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._left_behind: list[LeftTurn] = []
         self.unknown: UnknownThreads = UnknownThreads(self._threads)
-        """The threads among them that this client has not opened."""
+        """The threads that this client has not opened."""
         self.find: Callable[[str], ThreadState | None] = self._threads.get
         """Return the state of a thread, if there is any. The reader calls it for every event."""
 
@@ -123,7 +123,7 @@ class UnknownThreads:
         self.grow(thread_id, THREAD_BYTES + len(thread_id) + len(turn_id))
 
     def grow(self, thread_id: str, size: int) -> None:
-        """Record that the state of a thread has grown, if it is unknown."""
+        """Record that the state of a thread has grown; ignored for a thread that this client has opened."""
         if thread_id not in self._sizes:
             return
         self._sizes[thread_id] += size

@@ -117,7 +117,7 @@ class TurnMachine:
             self.id = turn_id
 
     def bind(self, turn_id: str | None) -> None:
-        """Record the id by which the server names it: in the response to the request that started it, if any."""
+        """Record the id in the response to the request that started it, or else the announced one."""
         self.id = turn_id or self.active_id
         self.active_id = self.active_id or self.id
         if self.phase is Phase.starting:

@@ -21,7 +21,7 @@ def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
 
 
 def _without_query(url: str) -> str:
-    # A query may have a token in it.
+    # A query may contain a token.
     return repr(url if url.startswith("unix:") else url.partition("?")[0])
 
 

@@ -164,9 +164,9 @@ class CodexConfig(ClientConfig):
         guard: Run the server under a guard process where possible: on Linux, with a Python interpreter to run the
             guard. Without a guard, a command that moved to its own session outlives the server once the command's
             parent has exited. Also, the server and its descendants outlive this program if SIGKILL kills it.
-        guard_python: The interpreter that runs the guard. The default is the one running this program. A frozen
-            program, or one that embeds Python, has none: it uses one from the installation in ``sys.exec_prefix``, or
-            no guard if there is none.
+        guard_python: The interpreter that runs the guard. The default is the one running this program. For a
+            frozen program, or one that embeds Python, it is the interpreter of the installation in
+            ``sys.exec_prefix``; if there is none, no guard runs.
         codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative path is
             resolved against the server's working directory.
         stop_grace: Time for the server to exit by itself when the client closes.

@@ -28,7 +28,7 @@ def _elided(value: str) -> str:
 def _warn_of_low(detail: object) -> None:
     if detail == "low":
         warnings.warn(
-            "the server replaces an image with detail='low' by a note that it was omitted; use 'high', 'original' or 'auto'",
+            "the server omits an image with detail='low' and sends a note instead; use 'high', 'original' or 'auto'",
             UserWarning,
             stacklevel=_CALLER_OF_INIT,
         )
@@ -95,7 +95,10 @@ class SkillInput:
 
 @attrs.frozen
 class MentionInput:
-    """A mention of a file or an app by its name and path: a URL such as ``app://…``, or as in :class:`SkillInput`."""
+    """A mention of a file or an app, by its name and its path, which may be a URL such as ``app://…``.
+
+    For relative paths, see :meth:`Codex.watch`.
+    """
 
     name: str
     path: str | os.PathLike[str]

@@ -138,7 +138,7 @@ class TurnReducer:
             self._status = TurnStatus.lost if reported is None else _status(reported)
 
     def complete(self, items: list[Any]) -> None:
-        """Replace the items by those that the server has stored for the turn."""
+        """Replace the items with those that the server has stored for the turn."""
         self._items = [item for item in map(object_of, items) if item.get("status") != "inProgress"]
 
     @property

@@ -53,7 +53,7 @@ def missing_methods(version: str | None) -> Mapping[str, str]:
     return {method: first for method, first in since.items() if found < _numbers(first)}
 
 
-@cache  # for each turn, the version of the server is compared again
+@cache  # the version of the server is compared for each turn
 def _numbers(version: str | None) -> tuple[int, ...]:
     match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
     return () if match is None else tuple(int(number) for number in match.groups())

@@ -66,7 +66,7 @@ class StartTimeout(StartError):
 
 @error_class
 class AttachError(StartError):
-    """The client could not attach to a server: nobody listens there, or the connection was refused.
+    """The client could not attach to a server: nothing listens there, or the connection was refused.
 
     Attributes:
         status: The HTTP status with which the connection was refused; ``None`` if it was not refused over HTTP.
@@ -93,7 +93,7 @@ class ConnectionBroken(CodexError):
         pid: The process id of the server, if this client started it.
         returncode: Its exit status, negative for a signal; ``None`` if it was still running or this client did not
             start it.
-        stderr_tail: The lines that it wrote to stderr shortly before the end; after a signal without its log records.
+        stderr_tail: The lines that it wrote to stderr shortly before the end; after a signal, without log records.
     """
 
     reason: str
@@ -252,8 +252,8 @@ class UnsupportedMethod(InvalidRequestError):
     """This server does not have the method. Another version may.
 
     Attributes:
-        since: The first server version that has the method, if this library knows that from the version of the
-            server. Then nothing was sent.
+        since: The first server version that has the method, if the client knew that this server is older. Nothing was
+            sent then. ``None`` if the server rejected the request.
     """
 
     since: str | None = None

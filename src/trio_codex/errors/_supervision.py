@@ -100,12 +100,12 @@ class TurnInterrupted(SupervisionError):
     result: Any = None
 
     def __str__(self) -> str:
-        return f"the turn of key {self.key!r} was interrupted by the end of its server"
+        return f"the turn with key {self.key!r} was interrupted because its server died"
 
 
 @error_class
 class ThreadQuarantined(SupervisionError):
-    """The server died repeatedly while the thread had an open turn, last while no other turn was open.
+    """The server died repeatedly while the thread had an open turn, the last time while no other turn was open.
 
     Attributes:
         name: The name of the thread.
@@ -116,7 +116,10 @@ class ThreadQuarantined(SupervisionError):
     deaths: int
 
     def __str__(self) -> str:
-        return f"thread {self.name!r} was open at {self.deaths} deaths of the server, the last time alone"
+        return (
+            f"the server died {self.deaths} times while thread {self.name!r} had an open turn, "
+            f"the last time while no other turn was open"
+        )
 
 
 @error_class
