@@ -124,7 +124,7 @@ def encode_message(message: object) -> bytes:
 
     Raises:
         LocalProtocolError: The message contains a value that JSON cannot represent. A lone surrogate (as from
-            ``os.fsdecode``) is rejected, too, because the server drops such a line without a response (PROTOCOL Q10).
+            ``os.fsdecode``) is also rejected, because the server drops such a line without a response (PROTOCOL Q10).
     """
     try:
         text = _encode(message)

@@ -78,7 +78,7 @@ class Calls:
 
     @property
     def in_flight(self) -> int:
-        """The number of pending requests, barriers excluded."""
+        """The number of pending requests, except barriers."""
         return self._rpc.pending - (self._barrier is not None)
 
     @trio.lowlevel.enable_ki_protection

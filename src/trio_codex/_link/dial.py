@@ -308,7 +308,7 @@ class Dialer:
 
 
 def _first_cause(exc: OSError) -> OSError:
-    """Return the error of one address: Trio tries all addresses of a host, and raises one error for all."""
+    """Return the error for one address: Trio tries all addresses of a host, and raises one error for all."""
     if exc.errno is not None or exc.__cause__ is None:
         return exc
     return next((leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)), exc)

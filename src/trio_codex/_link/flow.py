@@ -115,7 +115,7 @@ class FlowControl:
             self._window_places += 1
 
     def waiting(self) -> list[Call]:
-        """Return the waiting calls, control requests excluded."""
+        """Return the waiting calls, except control requests."""
         return [*self._for_window, *self._ordinary]
 
     # -- lines -------------------------------------------------------------------------------------------------

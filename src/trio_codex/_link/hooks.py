@@ -155,7 +155,7 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
             methods.pop(id(instrument), None)
             if not methods:
                 del self[name]
-        # Log the class and not the repr, which may show everything that the instrument has recorded.
+        # Log the class, not the repr, which may show everything that the instrument has recorded.
         name = type(instrument).__qualname__
         logger.error("an instrument was removed: %s of %s raised", hook, name, exc_info=error)
 

@@ -186,7 +186,7 @@ def cancelled_and_failed(
 ) -> tuple[BaseExceptionGroup[trio.Cancelled], Exception | None]:
     """Split the group that a callback with its own nursery raises if it fails while being cancelled.
 
-    Return the cancellation, which must propagate, and the failures beside it. Raise the group itself if it contains no
+    Return the cancellation, which must propagate, and the other failures. Raise the group itself if it contains no
     cancellation or contains an exit request.
     """
     cancelled, failed = group.split(trio.Cancelled)

@@ -101,7 +101,7 @@ class Subscription(Generic[E]):
         wakeups: Registers the consumer when it has something to read.
 
     Attributes:
-        on_overflow: Callback for when the consumer falls behind beyond the limits.
+        on_overflow: Called when the consumer falls behind beyond the limits.
     """
 
     on_overflow: Callable[[SubscriptionOverflow], object] | None = None
@@ -153,13 +153,13 @@ class Subscription(Generic[E]):
         self.end()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End the stream after the buffered events, optionally with an error that each further read creates anew."""
+        """End the stream after the buffered events, optionally with an error, created anew for each later read."""
         if not self._ended:
             self._ended = True
             self._accepting = False
             self._error = error
             self._growing.clear()
-        # Wake immediately: the caller may not be the reader, and then no further chunk may arrive to trigger a flush.
+        # Wake immediately: the caller may not be the reader, and then no later chunk may arrive to trigger a flush.
         self.wake()
 
     def release(self) -> None:

@@ -107,7 +107,7 @@ class Timeouts:
                 self.end(timeout)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, stalls excluded."""
+        """Sleep for some seconds, not counting stalls."""
         over = trio.Event()
         timeout = self.start(seconds, over.set)
         try:
@@ -116,7 +116,7 @@ class Timeouts:
             self.end(timeout)
 
     def listened_since(self, moment: float) -> float:
-        """Return the seconds since a moment of Trio's clock, stalls excluded."""
+        """Return the seconds since a moment of Trio's clock, not counting stalls."""
         stalled = 0.0
         for end, length in reversed(self._stalls):
             if end <= moment:

@@ -4,7 +4,7 @@ A line is either queued, and its sender can take it back as if it had never been
 whole. There is no third state, so a cancelled sender never leaves a partial line.
 
 If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
-start on it sooner. The writer sends the rest if the stream could not take the whole line, and everything queued behind it.
+start on it sooner. If the stream could not take the whole line, the writer sends the rest, and then everything queued behind it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ KILL = b"K"
 """Command: SIGKILL for the server and all its descendants, immediately."""
 
 EOF_GRACE = 0.5
-"""Seconds for the server to exit by itself once the client is gone. The real one takes 10 to 65 ms after EOF."""
+"""Seconds for the server to exit on its own once the client is gone. The real one takes 10 to 65 ms after EOF."""
 TERM_GRACE = 0.5
 """Seconds for it to exit on SIGTERM after that. The real one takes 33 ms."""
 STRAGGLER_GRACE = 0.25
@@ -165,7 +165,7 @@ def open_pidfd(pid: int) -> int:
 
 
 def send_signal(process: Process, number: int) -> None:
-    """Signal exactly this process, and not a later one with the same id."""
+    """Signal exactly this process, not a later one with the same id."""
     fd = open_pidfd(process.pid)
     try:
         now = look_up(process.pid)

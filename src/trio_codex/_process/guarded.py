@@ -1,6 +1,6 @@
 """The client's side of a server under a guard process (Linux).
 
-It uses the protocol of :mod:`trio_codex._process.guard`. Spawning is synchronous, and all waiting is for descriptors, so
+It uses the protocol of :mod:`trio_codex._process.guard`. Spawning is synchronous, and all waits are on descriptors, so
 it needs neither threads nor SIGCHLD.
 """
 
@@ -37,7 +37,7 @@ class GuardedProcess(ServerProcess):
     """The server under a guard process (Linux).
 
     The guard's socket reports the process id, the exit status, and the reason if the server cannot be started. Signals
-    go through the guard, too, because only the parent of a process can be sure that its id has not been reused.
+    also go through the guard, because only the parent of a process can be sure that its id has not been reused.
     """
 
     def __init__(

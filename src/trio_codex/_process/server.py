@@ -94,7 +94,7 @@ class ServerProcess(ABC):
 
         Returns:
             The exit status, negative for a signal. If the guard was killed, the real status is unknown: the server is
-            killed, too, and the status reports that.
+            also killed, and the status reports that.
 
         Raises:
             SpawnError: The server never started.
@@ -183,7 +183,7 @@ class ServerProcess(ABC):
 
     @abstractmethod
     async def _end_tree(self) -> None:
-        """Wait until nothing of the tree is left; kill it first, unless the server has exited by itself."""
+        """Wait until the whole tree is gone; kill it first, unless the server has exited on its own."""
 
     @abstractmethod
     def _close_stdin(self) -> None:

@@ -145,7 +145,7 @@ def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
     if turn is None or turn.owned or (owner is not None and owner.machine.was_left):
         return _owners_group(approvals, state)
     if turn.agent_callbacks is None:
-        # Look up the owner when a callback fails, and not now: this turn may outlive the one that spawned it.
+        # Look up the owner when a callback fails, not now: this turn may outlive the one that spawned it.
         turn.agent_callbacks = CallbackGroup(
             lambda error: _owners_group(approvals, state).fail(error), _owners_group(approvals, state).context
         )

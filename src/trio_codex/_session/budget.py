@@ -27,7 +27,7 @@ class Budget:
     """A limit on the resources used by a turn, or jointly by all turns of a thread or client.
 
     Exceeding it interrupts the open turns it covers, just as leaving their scopes early would, and raises
-    :class:`~trio_codex.errors.BudgetExceeded` from those scopes. Once it is used up, no further turn starts.
+    :class:`~trio_codex.errors.BudgetExceeded` from those scopes. Once it is used up, no more turns start.
 
     The server reports tokens after each request to the model, so the last request may exceed the limit.
 

@@ -262,6 +262,6 @@ class TurnEnder:
     async def _terminate(self, thread_id: str, process_id: str) -> None:
         await trio.lowlevel.checkpoint()
         if self._server.config.experimental_api:
-            # A rejection means that the command ended by itself or with the turn.
+            # A rejection means that the command ended on its own or with the turn.
             params = {"threadId": thread_id, "processId": process_id}
             await self._server.end("thread/backgroundTerminals/terminate", params)

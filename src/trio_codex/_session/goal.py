@@ -1,4 +1,4 @@
-"""A goal: the sequence of turns that the server starts for it, and their end.
+"""A goal: a sequence of turns that the server starts, and how to end it.
 
 While a goal is active, the server starts a turn as soon as the previous one completes. The reader feeds each like any
 other turn. The turns share an event buffer, a policy and a scope.
@@ -90,7 +90,7 @@ class GoalState(TurnSequence, EventSink):
         self.events: Subscription[Event] = session.subscription()
         self.turns: list[TurnState] = []
         self.over: trio.Event = trio.Event()
-        """Set when the server will start no further turn by itself."""
+        """Set when the server will start no more turns on its own."""
         self.opener: object = opener
         self._session = session
         self._thread = thread
@@ -139,7 +139,7 @@ class GoalState(TurnSequence, EventSink):
             self.over.set()
 
     def conclude(self) -> None:
-        """Record that the goal was paused between two turns and that no further turn started."""
+        """Record that the goal was paused between two turns and that no other turn started."""
         if self.open_turn is None and not self.active and not self.over.is_set():
             self.events.end()
             self._begun.set()
@@ -170,7 +170,7 @@ class GoalState(TurnSequence, EventSink):
 
     @property
     def active(self) -> bool:
-        """Whether the server continues the goal by itself."""
+        """Whether the server continues the goal on its own."""
         return self._goal.get("status") == wire.ThreadGoalStatus.active
 
     @property
@@ -188,7 +188,7 @@ class GoalState(TurnSequence, EventSink):
         return turn if turn is not None and self.turns and turn is self.turns[-1] else None
 
     async def next_begun(self) -> None:
-        """Wait until a turn is open, or until the server will start no further turn."""
+        """Wait until a turn is open, or until the server will start no more turns."""
         await trio.lowlevel.checkpoint()
         while self.open_turn is None and not self.over.is_set():
             await self._begun.wait()
@@ -228,7 +228,7 @@ class GoalState(TurnSequence, EventSink):
         self._goal = self._goal or _convert.encode(response.goal)
 
     async def pause(self) -> None:
-        """Stop the server from starting further turns by itself, except one it has already decided on."""
+        """Stop the server from starting more turns on its own, except one it has already decided on."""
         params = {"threadId": self._thread.id, "status": "paused"}
         # This ends something, so it is sent even while the client is closing.
         await self._session.server.request("thread/goal/set", params, request_class="control")

@@ -89,7 +89,7 @@ class Openings:
         """Hold a message if its thread is being opened. Called by the reader.
 
         Returns:
-            The oldest messages above the limit, which are to be delivered now; ``None`` if this one is not held.
+            The oldest messages above the limit, to be delivered now; ``None`` if this one is not held.
         """
         if thread_id not in self._named:
             if not self._unnamed or self._threads.find(thread_id) is not None:

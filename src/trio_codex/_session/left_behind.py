@@ -32,9 +32,9 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         thread_id: The id of its thread.
-        turn_ids: The ids under which it may be running; empty for a goal, and if the response to its start was lost, too.
+        turn_ids: The ids under which it may be running; empty for a goal, or if the response to its start was also lost.
         earlier_ids: Ids of turns of the thread that had ended before.
-        is_goal: Whether the server starts turns by itself until the goal is paused.
+        is_goal: Whether the server starts turns on its own until the goal is paused.
     """
 
     thread_id: str

@@ -140,7 +140,7 @@ class Listeners:
         return bool(listeners)
 
     def put_by_key(self, event: Event) -> None:
-        """Send an event to the listener registered for the name in it."""
+        """Send an event to the listener registered for the name that it carries."""
         try:
             name = getattr(msgspec.json.decode(event.json, type=_Name), KEYED_NOTIFICATIONS[event.method])
         except UNREADABLE:

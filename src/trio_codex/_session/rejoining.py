@@ -86,7 +86,7 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
     await session.ender.end_turn(turn)
     if not was_paused or turn.lost or turn.was_interrupted:
         return
-    # The turn ended by itself, and the server may already have decided to start the next one.
+    # The turn ended on its own, and the server may already have decided to start the next one.
     with session.timeouts.move_on_after(NEXT_TURN_SECONDS):
         while turn.thread.turn is None:
             await session.timeouts.sleep(LOOK_SECONDS)

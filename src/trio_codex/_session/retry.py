@@ -1,7 +1,7 @@
 """Retry on overload, but never while a turn may be running; and retry turns that failed for a transient reason.
 
-Turn starts are recorded here, so that an attempt that may have left one running is never repeated. Requests are recorded,
-too, so that a retry is reported to the instruments of the client whose request was rejected.
+Turn starts are recorded here, so that an attempt that may have left one running is never repeated. Requests are also
+recorded, so that a retry is reported to the instruments of the client whose request was rejected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STARTING: Final = frozenset(
 PASSING: Final = frozenset(
     {"rateLimitExceeded", "flexUnavailable", "serverOverloaded", "internalServerError"}
 )
-"""Values of ``codexErrorInfo`` that say that the model's provider may answer later."""
+"""Values of ``codexErrorInfo`` that mean that the model's provider may answer later."""
 
 PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that mean the same. The official clients of the model's API retry these, and all from 500 on."""
@@ -184,7 +184,7 @@ async def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
+    """Call a function that runs turns, and retry while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 

@@ -281,7 +281,7 @@ class Router:
             state.is_unloaded = status.get("type") == "notLoaded"
 
     def _on_settings(self, event: Event, where: Route) -> None:
-        # Policies resolve relative paths against it, so take it from the server's report and not from a request.
+        # Policies resolve relative paths against it, so take it from the server's report, not from a request.
         state = None if where.thread_id is None else self._threads.find(where.thread_id)
         cwd = string_of(object_of(parse_object(event.json).get("threadSettings")).get("cwd"))
         if state is not None and cwd is not None:

@@ -43,7 +43,7 @@ servers killed at that moment, one had not stored it."""
 
 
 class TurnSequence(Protocol):
-    """A sequence of turns that the server starts by itself, such as those of a goal."""
+    """A sequence of turns that the server starts on its own, such as those of a goal."""
 
     opener: object
     """The handle that started it."""
@@ -151,7 +151,7 @@ class TurnState:
     def goes_by(self, turn_id: str) -> bool:
         """Return whether an event with this turn id belongs to it.
 
-        While its id is unknown, a starting turn accepts every id that is not that of an ended turn.
+        While its id is unknown, a starting turn accepts any id except those of ended turns.
         """
         machine = self.machine
         if machine.id is None:
@@ -333,7 +333,7 @@ class ThreadState:
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
-        sequence: The sequence of turns that the server starts by itself; also set between two of them.
+        sequence: The sequence of turns that the server starts on its own; also set between two of them.
         cwd: Its working directory, as last reported.
         flags: What the server is waiting for on this thread, such as ``waitingOnApproval``.
         held_requests: The number of its requests that a callback of this client is handling.
@@ -462,7 +462,7 @@ class ThreadState:
             raise TurnActive(self.id, None if self.turn is None else self.turn.id)
 
     def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
-        """Create the state of a turn that the server started by itself."""
+        """Create the state of a turn that the server started on its own."""
         self.starting_turn_id = None
         if self.sequence is None:
             self.turn = TurnState(self, TurnMachine(turn_id), instruments=instruments)

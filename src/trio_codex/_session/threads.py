@@ -110,7 +110,7 @@ class Threads:
 
 
 class UnknownThreads:
-    """Threads with open turns that were not opened here. The oldest are discarded above the limit."""
+    """Threads that were not opened here but have open turns. The oldest are discarded above the limit."""
 
     def __init__(self, threads: dict[str, ThreadState]) -> None:
         self._threads = threads

@@ -50,7 +50,7 @@ class TurnMachine:
     A turn may have two ids: an inline review is answered under one and runs under another (PROTOCOL Q4).
 
     Args:
-        turn_id: The id of a turn that the server started by itself. Such a turn is running.
+        turn_id: The id of a turn that the server started on its own. Such a turn is running.
         named_by_announcement: Whether only the announcement has a turn id, and the response has none (Q5).
 
     Attributes:

@@ -169,7 +169,7 @@ class CodexConfig(ClientConfig):
             ``sys.exec_prefix``; if there is none, no guard runs.
         codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative path is
             resolved against the server's working directory.
-        stop_grace: Time for the server to exit by itself when the client closes.
+        stop_grace: Time for the server to exit on its own when the client closes.
 
     Raises:
         ValueError: A value is out of range.

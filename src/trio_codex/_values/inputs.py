@@ -134,7 +134,7 @@ TurnInput: TypeAlias = str | InputItem | Sequence[str | InputItem] | ExternalMes
 def wire_input(
     value: TurnInput, absolute: AbsolutePath = expand
 ) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
-    """Convert input to its wire format: user input, and tool output. ``absolute`` converts the path of a file.
+    """Convert input to its wire format, as user input and tool output. ``absolute`` converts the path of a file.
 
     Raises:
         TypeError: The value is not an input.

@@ -107,7 +107,7 @@ class TurnReducer:
     """Builds the outcome of one turn from its events.
 
     Attributes:
-        children: Thread ids of the agents spawned in it.
+        children: Thread ids of the agents that the turn spawned.
         terminals: Process ids of commands it started that have not completed, by item.
         changes: File changes that are proposed or in progress, by item, because an approval request does not repeat
             them.
@@ -211,7 +211,7 @@ class TurnReducer:
         self._diff = params.get("diff")
 
     def _on_error(self, params: dict[str, Any]) -> None:
-        # With willRetry the server retries by itself, so the error is not final (Q15).
+        # With willRetry the server retries on its own, so the error is not final (Q15).
         if params.get("willRetry") is not True:
             self._error = params.get("error")
 

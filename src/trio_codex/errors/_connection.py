@@ -252,8 +252,8 @@ class UnsupportedMethod(InvalidRequestError):
     """This server does not have the method. Another version may.
 
     Attributes:
-        since: The first server version that has the method, if the client knew that this server is older. Nothing was
-            sent then. ``None`` if the server rejected the request.
+        since: The first server version that has the method, if nothing was sent because this server is older;
+            ``None`` if the server rejected the request.
     """
 
     since: str | None = None
