@@ -230,7 +230,7 @@ class GuardedProcess(ServerProcess):
         sip(self._streams.stderr, self.stderr)
 
     def _explain(self, step: str, number: int) -> Callable[[], SpawnError]:
-        """Convert the guard's report of a failed start to an error, created anew for each waiting task."""
+        """Return a function that creates a new error from the guard's report of a failed start."""
         binary = self._argv[0]
         if step == "cwd":
             return self._spawn_error(

@@ -190,7 +190,7 @@ class ServerProcess(ABC):
         """Close stdin, synchronously."""
 
     def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
-        """Return a function that creates the error of a failed start, anew for each waiting task."""
+        """Return a function that creates a new error for each task that waits for a failed start."""
 
         def make() -> SpawnError:
             error = SpawnError(

@@ -14,7 +14,7 @@ import msgspec
 from trio_codex._core.arguments import check_type
 
 TOKEN_SECONDS: Final = 60
-"""How long a signed token is valid. It is made for one connection, which outlives it."""
+"""How long a signed token is valid. It is needed only while a connection opens."""
 
 MIN_SECRET_BYTES: Final = 32
 """The server refuses shorter secrets."""
