@@ -1,7 +1,7 @@
-"""Outlive the program: with a journal, the next program resumes where the last one was.
+"""Outlive the program: with a journal, the next program resumes where the last one ended.
 
-A key identifies each prompt. What has ended is read from the thread's history, and what was interrupted is continued;
-nothing is given to the model twice. Run it with your own Codex login, or with --offline against a scripted model.
+A key identifies each prompt. Completed turns are read from the thread's history, and interrupted ones are continued;
+no prompt is sent to the model twice. Run it with your own Codex login, or with --offline against a scripted model.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ STEPS = ("Plan the release notes.", "Write them.", "Check them.")
 
 
 async def program(config: CodexConfig, journal: Path, *, ends_in: int | None = None) -> None:
-    """Do the steps. To demonstrate the next program, end in the middle of one of them, as with Ctrl-C."""
+    """Run the steps. With ``ends_in``, end in the middle of that step, as with Ctrl-C."""
     with trio.CancelScope() as life:
         async with (
             open_supervisor(config, journal=journal) as supervisor,

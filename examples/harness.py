@@ -28,14 +28,14 @@ class Answer:
 
 
 async def solve(ctx: TaskContext) -> bool:
-    """Ask the question of a task, and return whether the answer is right."""
+    """Ask a task's question, and return whether the answer is right."""
     result = await ctx.thread.run(ctx.task.prompt, output_type=Answer, effort="low")
     right: int = ctx.task.data
     return result.output.number == right
 
 
 async def evaluate(tasks: list[Task], out: Path, config: CodexConfig, *, ends_at: int | None = None) -> None:
-    """Run the tasks. To demonstrate the next run, end after some outcomes, as with Ctrl-C."""
+    """Run the tasks. With ``ends_at``, end after that many outcomes, as with Ctrl-C."""
     outcomes: list[Outcome] = []
     with trio.CancelScope() as life:
         async with open_batch(

@@ -5,7 +5,7 @@
     trio-codex supervise letters:agent --journal agents.db
 
 which starts another server when one dies, shuts the program down cleanly on SIGTERM, and notifies systemd. Run as a script,
-this file shows a letter during which the server is killed, and a letter that comes while no program runs.
+this file shows a letter during which the server is killed, and a letter that arrives while no program is running.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -23,7 +23,7 @@ from trio_codex.supervision import SupervisedThread, Supervisor
 
 
 async def agent(supervisor: Supervisor) -> None:
-    """Answer letters as they come, in one thread, so that the agent remembers the earlier ones."""
+    """Answer letters as they arrive, in one thread, so that the agent remembers the earlier ones."""
     directory = trio.Path(os.environ.get("LETTERS", "letters"))
     async with supervisor.thread("letters", sandbox="read-only") as thread:
         while True:

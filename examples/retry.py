@@ -1,4 +1,4 @@
-"""Retry when a turn fails for a transient reason: the provider is overloaded, limits the rate, or is down.
+"""Retry when a turn fails for a transient reason: the provider is overloaded or down, or limits the rate.
 
 Each attempt has a thread of its own, because the prompt of a failed turn stays in the history of its thread.
 

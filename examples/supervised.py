@@ -1,4 +1,4 @@
-"""Outlive the server: a supervisor starts another one when it crashes, and no task is given to the model twice.
+"""Outlive the server: a supervisor starts another one when it crashes, and no prompt is sent to the model twice.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

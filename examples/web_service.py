@@ -2,10 +2,10 @@
 
 Each visitor has a turn. If the visitor disconnects, the turn ends on the server: Quart-Trio cancels the response, the
 cancellation reaches the scope of the turn, and leaving that scope interrupts it. If the server dies, its visitors get
-an error, and the supervisor starts another server for those who come next.
+an error, and the supervisor starts another server for later ones.
 
-It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it goes on
-serving; without, four visitors come: one leaves early, and one sees the server die.
+It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it serves until
+you stop it. Without, it is visited four times: one visitor leaves early, and one sees the server die.
 """
 
 import json

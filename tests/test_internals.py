@@ -91,7 +91,7 @@ def test_every_file_on_the_page_exists():
     assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
 
 
-def test_the_table_of_packages_matches_the_floors_of_the_layering_test():
+def test_the_table_of_floors_matches_the_layering_test():
     rows = FLOOR.findall(PAGE.read_text())
     assert {int(number): tuple(re.findall(r"`(\w+)`", packages)) for number, packages in rows} == dict(
         enumerate(FLOORS)

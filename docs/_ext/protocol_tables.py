@@ -256,7 +256,7 @@ class _PublicNames:
 
 
 def name_wire_types(_app: Sphinx, doctree: nodes.document) -> None:
-    """Show types of the wire as ``wire.Thread`` in signatures, because handles have some of their names."""
+    """Show wire types as ``wire.Thread`` in signatures, because some handles have the same names."""
     for signature in doctree.findall(addnodes.desc_signature):
         for reference in signature.findall(addnodes.pending_xref):
             module, _, name = reference.get("reftarget", "").rpartition(".")

@@ -1,4 +1,4 @@
-"""Shards on the workers of Dask, which a plug-in cancels: Dask itself does not stop a function that runs.
+"""Run shards on Dask workers, with a plug-in that cancels them: Dask itself cannot stop a running function.
 
 `dask_batch.py TASKS OUT COUNT [SCHEDULER]`
 """
@@ -13,22 +13,22 @@ from trio_codex.batch import Outcome, ShardSpec, run_shard
 
 
 class CancelShards(WorkerPlugin):
-    """Ends a shard, with its turns on the server, when its future is cancelled."""
+    """Ends a shard, and its turns on the server, when its future is cancelled."""
 
     name = "cancel-shards"
 
     def setup(self, worker: Worker) -> None:
-        """Make room for the shards that run."""
+        """Create the table of running shards."""
         self.cancels: dict[Any, Callable[[], None]] = {}
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        """Cancel a shard that runs, once nobody wants its outcomes."""
+        """Cancel a running shard whose outcomes nobody needs any more."""
         if (start, finish) == ("executing", "released") and key in self.cancels:
             self.cancels[key]()
 
 
 def run_in_worker(spec: ShardSpec) -> list[Outcome]:
-    """Run a shard where the plug-in can cancel it."""
+    """Run a shard, and register it with the plug-in, which can cancel it."""
     worker = get_worker()
     cancels, key = worker.plugins[CancelShards.name].cancels, worker.get_current_task()
     try:
@@ -38,9 +38,9 @@ def run_in_worker(spec: ShardSpec) -> list[Outcome]:
 
 
 def run_all(client: Client, specs: list[ShardSpec]) -> Iterator[Outcome]:
-    """Yield the outcomes, those of one shard after the other as they end."""
+    """Yield the outcomes of each shard when it ends."""
     client.register_plugin(CancelShards())
-    # Not pure: a shard that was cancelled is not the one that is submitted next. No retries: the journal goes on.
+    # pure=False: submitting a cancelled shard again must run it again. retries=0: the journal resumes instead.
     futures = client.map(run_in_worker, specs, pure=False, retries=0)
     try:
         for _, outcomes in as_completed(futures, with_results=True):
@@ -50,7 +50,7 @@ def run_all(client: Client, specs: list[ShardSpec]) -> Iterator[Outcome]:
 
 
 def main(tasks: str, out: str, count: str, scheduler: str | None = None) -> None:
-    """Run on a scheduler, or on this machine."""
+    """Run on the given scheduler, or on this machine."""
     specs = [ShardSpec(tasks=tasks, out=out, shard=(index, int(count))) for index in range(int(count))]
     with Client(scheduler) as client:
         for outcome in run_all(client, specs):

@@ -1,4 +1,4 @@
-"""A task of Inspect whose agent is Codex, with a check of the files that it leaves.
+"""An Inspect task whose agent is Codex, and whose scorer checks the files that the agent wrote.
 
 INSPECT_ASYNC_BACKEND=trio inspect eval inspect_task.py --model none --time-limit 600
 """
@@ -18,7 +18,7 @@ CHECK = "from stats import middle; assert middle([3, 1, 2]) == 2; assert middle(
 
 @scorer(metrics=[accuracy()])
 def passes() -> Scorer:
-    """Score 1 if the check passes in the directory of the agent."""
+    """Score 1 if the check passes in the agent's directory."""
 
     async def score(state: TaskState, target: Target) -> Score:
         done = await sandbox().exec(["python3", "-c", target.text])
@@ -29,10 +29,10 @@ def passes() -> Scorer:
 
 @task
 def repair(config: CodexConfig | None = None) -> Task:
-    """Let the agent mend a function."""
+    """Have the agent fix a function."""
     return Task(
         dataset=[
-            Sample(input="middle() in stats.py is wrong. Mend it.", target=CHECK, files={"stats.py": BROKEN})
+            Sample(input="middle() in stats.py is wrong. Fix it.", target=CHECK, files={"stats.py": BROKEN})
         ],
         solver=codex_agent(config, thread_options={"sandbox": Sandbox.workspace_write}),
         scorer=passes(),

@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: `ray_batch.py TASKS OUT SHARDS`. Start it again to go on after a kill."""
+"""Run a batch on a Ray cluster: `ray_batch.py TASKS OUT SHARDS`. Start it again to resume after a kill."""
 
 import sys
 
@@ -7,7 +7,7 @@ from trio_codex.batch import BatchBudget, Outcome, read_tasks
 
 
 def show(outcome: Outcome) -> None:
-    """Print an outcome as it comes."""
+    """Print an outcome as it arrives."""
     print(outcome.task.id, outcome.status, outcome.error or "")
 
 

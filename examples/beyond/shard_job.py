@@ -1,6 +1,6 @@
 """One job of a Slurm array, or one pod of an indexed Kubernetes job: `shard_job.py TASKS OUT COUNT`.
 
-It runs the share of the tasks that its index says, and exits with 0 once all of them have an outcome.
+It runs the share of the tasks with its index, and exits with 0 once each of these tasks has an outcome.
 """
 
 import os
@@ -13,13 +13,13 @@ from trio_codex.batch import ShardSpec, run_shard
 
 
 def end_on_sigterm(cancel: Callable[[], None]) -> None:
-    """Interrupt the turns on the server when the time is up, or the node is needed for something else."""
+    """Interrupt the turns on the server when the job runs out of time or is preempted."""
     signal.signal(signal.SIGTERM, lambda *_: cancel())
 
 
 def main(tasks: str, out: str, count: str) -> None:
     """Run one share."""
-    # The count is an argument: that of the array is another one when some of its jobs are submitted again.
+    # The count is an argument, because an array that resubmits only some jobs has a different count.
     index = os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ["JOB_COMPLETION_INDEX"]
     spec = ShardSpec(tasks=tasks, out=out, shard=(int(index), int(count)), options={"turns": 8})
     try:

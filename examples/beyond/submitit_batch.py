@@ -10,7 +10,7 @@ from trio_codex.batch import Outcome, ShardSpec, run_shard
 
 
 def run_all(executor: submitit.Executor, tasks: str, out: str, count: int) -> Iterator[Outcome]:
-    """Yield the outcomes, those of one shard after the other as the jobs end."""
+    """Yield the outcomes of each shard when its job ends."""
     specs = [ShardSpec(tasks=tasks, out=out, shard=(index, count)) for index in range(count)]
     jobs = executor.map_array(run_shard, specs)
     try:
@@ -19,11 +19,11 @@ def run_all(executor: submitit.Executor, tasks: str, out: str, count: int) -> It
     finally:
         for job in jobs:
             if not job.done():
-                job.cancel()  # which sends SIGTERM, and ends the server with its job
+                job.cancel()  # sends SIGTERM, which ends the server with its job
 
 
 def main(tasks: str, out: str, count: str) -> None:
-    """Run on Slurm if there is one."""
+    """Run on Slurm if it is installed, or else on this machine."""
     executor = submitit.AutoExecutor(folder=f"{out}/jobs")
     executor.update_parameters(timeout_min=240, cpus_per_task=2)
     for outcome in run_all(executor, tasks, out, int(count)):

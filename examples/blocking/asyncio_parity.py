@@ -17,7 +17,7 @@ def in_a_thread(config: CodexConfig) -> str | None:
 
 
 async def under_asyncio(config: CodexConfig) -> str | None:
-    """Ask with the face for asyncio."""
+    """Ask with the asyncio face."""
     async with aio.open_codex(config) as codex:
         thread = await codex.thread_start()
         async with asyncio.timeout(60):

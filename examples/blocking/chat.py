@@ -1,4 +1,4 @@
-"""A small chat in the terminal. Ctrl-C interrupts the turn, and the chat goes on.
+"""A small chat in the terminal. Ctrl-C interrupts the turn, and the chat continues.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

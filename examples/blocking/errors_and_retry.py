@@ -1,4 +1,4 @@
-"""Tell failures apart, and repeat what the server refused because it was busy.
+"""Distinguish failures, and retry what the server refused because it was busy.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

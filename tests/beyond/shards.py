@@ -177,9 +177,9 @@ async def serve(log):
             note(request, "ended")
 
         async with MockModel() as model, trio.open_nursery() as nursery:
-            mend = "middle() in stats.py is wrong. Mend it."
-            model.script(_is(mend, 0), default=Response(Command("sed -i 's/ + 1//' stats.py")))
-            model.script(_is(mend, 1), default=Response(Text("Mended.")))
+            fix = "middle() in stats.py is wrong. Fix it."
+            model.script(_is(fix, 0), default=Response(Command("sed -i 's/ + 1//' stats.py")))
+            model.script(_is(fix, 1), default=Response(Text("Fixed.")))
             model.script(_is("again", 0), default=Response(Text("did ", "again")))
             for name in (f"t{number}" for number in range(COUNT)):
                 done = Response(Text("did ", name))

@@ -270,7 +270,7 @@ def test_the_example_scores_the_files_that_the_agent_writes(offline, tmp_path, m
     (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))
     assert log.status == "success", log.error
     (found,) = log.samples
-    assert (found.scores["passes"].value, found.scores["passes"].answer) == (1.0, "Mended.")
+    assert (found.scores["passes"].value, found.scores["passes"].answer) == (1.0, "Fixed.")
 
 
 def test_in_a_docker_sandbox_the_server_runs_in_the_container(offline, tmp_path, monkeypatch):
