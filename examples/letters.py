@@ -66,7 +66,7 @@ async def program(config: CodexConfig, letters: trio.Path, last: str, *, kills: 
             await trio.sleep(0.05)
         await supervisor.drain()
         nursery.cancel_scope.cancel()
-        print(f"the program ends; servers it had: {supervisor.generation}")
+        print(f"the program ends after generation {supervisor.generation}")
 
 
 async def kill_server(supervisor: Supervisor) -> None:

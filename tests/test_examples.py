@@ -214,8 +214,8 @@ OUTPUT = {
         square-7: TurnFailed: .*
     """,
     "letters": r"""
-        the program ends; servers it had: 2
-        the program ends; servers it had: 1
+        the program ends after generation 2
+        the program ends after generation 1
         1: Dear Ada, at nine\.
         2: Dear Grace, we do\.
         3: Dear Ada, never\.
