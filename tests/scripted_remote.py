@@ -12,7 +12,7 @@ CALL = {"callId": "c1", "tool": "look", "namespace": None, "arguments": {}}
 class Remote:
     """An in-memory server that keeps track of what is running.
 
-    The text of a turn selects its behavior: ``short`` ends by itself, ``long`` does not, ``approve`` and ``call`` end
+    The text of a turn selects its behavior: ``short`` ends on its own, ``long`` does not, ``approve`` and ``call`` end
     once their request is answered. All of them end when steered.
 
     Attributes:

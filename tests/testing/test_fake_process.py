@@ -124,7 +124,7 @@ async def test_a_process_fault_happens_before_during_or_after_a_line(moment):
 
 
 async def test_a_fault_can_happen_before_any_input_or_at_eof():
-    # On a busy machine the process takes longer to exit by itself.
+    # On a busy machine the process takes longer to exit on its own.
     async with fake_process(attrs.evolve(IMPATIENT, stop_grace=5)) as (config, server):
         await server.strike("exit", 4)
         with pytest.raises(errors.StartError) as failed:
