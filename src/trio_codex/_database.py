@@ -18,14 +18,14 @@ import attrs
 from trio_codex import errors
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
-"""The size of the write-ahead log from which it is merged while the program is idle. SQLite's automatic merge is off,
+"""The size at which the write-ahead log is merged while the program is idle. SQLite's automatic merge is off,
 because a merge may block the program for 250 ms."""
 
 CHECK_EVERY: Final = 256
 """The number of writes after which the size of the log is checked."""
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""The size of the log from which it is merged even if the program is busy."""
+"""The size at which the log is merged even if the program is busy."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {
@@ -63,7 +63,7 @@ class Database:
 
     Raises:
         JournalInUse: Another program writes.
-        JournalError: It cannot be opened, or has another kind or version.
+        JournalError: The database cannot be opened, or has another kind or version.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, kind: Format, *, writes: bool = True) -> None:
@@ -117,8 +117,8 @@ class Database:
             problem = f"is a database, but not the journal of a {kind.owner}"
             raise self.error(problem, "Choose another path.")
         if not is_new and found[1] != kind.version:
-            problem = f"has version {found[1]}; this trio-codex knows {kind.version}"
-            raise self.error(problem, "Upgrade trio-codex, or start a new one.")
+            problem = f"has version {found[1]}, but this trio-codex supports version {kind.version}"
+            raise self.error(problem, "Upgrade trio-codex, or start a new journal.")
         if not writes:
             return
         for setting in ("journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0"):
@@ -135,7 +135,7 @@ class Database:
         if not self._is_closed and os.getpid() == self._owner:
             self._is_closed = True
             if self._lock is not None:
-                # Uncommitted data may be lost to a full disk, as to a kill.
+                # A full disk may lose uncommitted data, as a kill does.
                 with suppress(errors.JournalError):
                     self._merge("truncate")
             self._db.close()
@@ -237,7 +237,7 @@ class Database:
         if "not a database" in text or "malformed" in text:
             hint = "Choose another path, or restore the file."
         elif "full" in text:
-            hint = "Free some disk space. Nothing was sent that the journal does not have."
+            hint = "Free some disk space. Everything that was sent is in the journal."
         elif "readonly" in text or "unable to open" in text:
             hint = "Choose a path that can be written."
         return self.error(f"{what}: {text}", hint)

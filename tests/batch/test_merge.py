@@ -75,15 +75,15 @@ def test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_ended(tmp
     [
         (
             {"outcomes": [done("a", "no")]},
-            "task 'a' has another outcome: it is ok, and ok in {first}; value differ",
+            "task 'a' has a different outcome in {first}: ok here, ok there (different: value)",
         ),
         (
             {"outcomes": [Outcome(task=Task("a", "do a"), status="failed", error="E", seconds=2.0)]},
-            "task 'a' has another outcome: it is failed, and ok in {first}; error, seconds, status, value differ",
+            "task 'a' has a different outcome in {first}: failed here, ok there (different: error, seconds, status, value)",
         ),
-        ({"outcomes": [], "left": [Task("a", "do it")]}, "task 'a' is another one in {first}"),
-        ({"outcomes": [], "solve": "m:f"}, "solve is m:f, and the prompt in {first}"),
-        ({"outcomes": [], "extra": "1"}, "extra is 1, and none in {first}"),
+        ({"outcomes": [], "left": [Task("a", "do it")]}, "task 'a' differs from the one in {first}"),
+        ({"outcomes": [], "solve": "m:f"}, "solve is m:f, but the prompt in {first}"),
+        ({"outcomes": [], "extra": "1"}, "extra is 1, but none in {first}"),
     ],
 )
 def test_incompatible_shards_raise_an_error_that_names_the_difference(tmp_path, other, difference):

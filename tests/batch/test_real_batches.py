@@ -246,10 +246,10 @@ async def test_another_batch_in_the_same_directory_is_refused_before_anything_is
     async with stage() as on:
         await on.run(some(2))
         cases = {
-            "on_death was fresh, and is continue": (some(2), {"on_death": "continue"}),
+            "on_death was fresh and is now continue": (some(2), {"on_death": "continue"}),
             "tasks 't0', 't1': different": ([Task("t0", "x"), Task("t1", "x")], {}),
             "task 't1': missing": (some(1), {}),
-            r"thread_options was \[\], and is \[\('sandbox'": (some(2), {"thread_options": {"sandbox": "read-only"}}),
+            r"thread_options was \[\] and is now \[\('sandbox'": (some(2), {"thread_options": {"sandbox": "read-only"}}),
         }  # fmt: skip
         for match, (tasks, options) in cases.items():
             with pytest.raises(errors.BatchConflict, match=match):

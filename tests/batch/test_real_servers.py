@@ -88,7 +88,7 @@ async def test_another_model_is_refused_before_any_turn():
         await on.run(some(1))
         config = on.home.codex_home / "config.toml"
         config.write_text(config.read_text().replace('model = "mock-model"', 'model = "other"'))
-        with pytest.raises(errors.BatchConflict, match="model was mock-model, and is other"):
+        with pytest.raises(errors.BatchConflict, match="model was mock-model and is now other"):
             await on.run(some(2))
         assert len(on.model.requests) == 1
         outcomes = await on.run(some(2), allow_changes=True)

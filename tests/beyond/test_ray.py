@@ -135,7 +135,7 @@ def test_a_budget_stops_the_batch_and_worker_errors_keep_their_type(cluster, off
     with pytest.raises(errors.BatchStopped, match="budget") as caught:
         run_here(offline, some(4), turns=1, budget=BatchBudget(turns=1))
     assert caught.value.left == 2
-    with pytest.raises(errors.BatchConflict, match="on_death was the default, and is 'continue'"):
+    with pytest.raises(errors.BatchConflict, match="on_death was the default and is now 'continue'"):
         run_here(offline, some(4), on_death="continue")
     with pytest.raises(ValueError, match="turns and starting must be at least 1") as caught:
         run_here(offline, some(4), turns=0)

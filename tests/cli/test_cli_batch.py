@@ -210,7 +210,7 @@ async def test_changed_settings_are_refused_unless_allowed(model, home, tasks):
     assert (await batch_run(tasks, home, options=("--servers", "2"))).status == 0
     ended = await batch_run(tasks, home, options=("--on-death", "continue"))
     assert ended.status == 1
-    assert "on_death was fresh, and is continue" in ended.err
+    assert "on_death was fresh and is now continue" in ended.err
     ended = await batch_run(tasks, home, options=("--on-death", "continue", "--allow-changes"))
     assert ended.status == 0
     assert len(model.requests) == 4

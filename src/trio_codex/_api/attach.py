@@ -44,8 +44,8 @@ async def attach_codex(
 ) -> AsyncGenerator[Codex]:
     """Attach a client to a server that somebody else started, as a scope. Needs the ``ws`` extra.
 
-    However the scope exits, the turns and commands that this client started are ended on the server, and nothing else
-    is: the server keeps running, and so do the turns of its other clients.
+    However the scope exits, it ends the turns and commands that this client started. The server keeps running, and so do
+    the turns of its other clients.
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
@@ -62,10 +62,10 @@ async def attach_codex(
     Raises:
         AttachError: There is no server, or it refused the connection.
         StartError: The server did not answer ``initialize`` in time, or rejected it.
-        ValueError: The URL is not that of a server, or as in :func:`open_codex`; nothing was sent.
+        ValueError: The URL is invalid, or :func:`open_codex` would raise this; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
-        RuntimeError: It was not called from a Trio task.
+        RuntimeError: This was not called from a Trio task.
     """
     check_in_trio("attach_codex()")
     if not isinstance(url, Attachment):

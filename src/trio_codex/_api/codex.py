@@ -159,7 +159,7 @@ class Codex:
         Every pending operation raises ``ConnectionBroken``. Open turns are not interrupted first.
 
         Args:
-            reason: What is wrong with the server, for the error.
+            reason: What is wrong with the server; shown in the error.
         """
         if self.is_open:
             self._session.connection.give_up(reason)
@@ -237,10 +237,10 @@ class Codex:
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
                 started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
-                :func:`connect_codex`, both are what a server started here at the time of that call would have used.
+                :func:`connect_codex`, both come from its ``config``, or else from this process at the time of that call.
 
         Raises:
-            ValueError: The base of the path is unknown.
+            ValueError: The directory that the path is relative to is unknown.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         from trio_codex._api.watch import open_watch

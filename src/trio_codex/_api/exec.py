@@ -52,12 +52,12 @@ class RemoteProcess:
     """A command running on the server, inside ``async with codex.exec(…)``. Resembles :class:`trio.Process`.
 
     Attributes:
-        stdin: Its standard input. Closing it sends end of file.
-        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
+        stdin: The standard input. Closing it sends end of file.
+        stdout: The standard output; with a terminal, everything printed. Unread output is buffered up to the size of
             ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
             raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
             process and its other stream are not affected. Closing the stream discards any further output.
-        stderr: The same for its standard error; ``None`` with a terminal.
+        stderr: The same for the standard error; ``None`` with a terminal.
     """
 
     stdin: trio.abc.SendStream
@@ -84,7 +84,7 @@ class RemoteProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while the process runs, or if none was reported."""
         return self._returncode
 
     async def wait(self) -> int:
@@ -100,7 +100,7 @@ class RemoteProcess:
         return self._returncode
 
     async def terminate(self) -> None:
-        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
+        """Kill the process group. Returns once the server has accepted; use :meth:`wait` to wait for the exit.
 
         The server supports only SIGKILL. A child in its own session (``setsid``) escapes unless the sandbox contains it.
 
@@ -109,23 +109,23 @@ class RemoteProcess:
         """
         await trio.lowlevel.checkpoint()
         if not self.has_ended:
-            # A rejection means that it has just ended, so the response to the first request is about to arrive.
+            # A rejection means that the process has just ended, so the response to the first request is about to arrive.
             with suppress(InvalidRequestError):
                 await self._request("terminate", {})
 
     async def kill(self) -> None:
-        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
+        """Kill the process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
         await self.terminate()
 
     async def resize(self, cols: int, rows: int) -> None:
-        """Resize its terminal.
+        """Resize the terminal of the process.
 
         Args:
             cols: Width in characters.
             rows: Height in characters.
 
         Raises:
-            InvalidRequestError: It has no terminal, or has ended.
+            InvalidRequestError: The process has no terminal, or has ended.
             CodexError: As for any request.
         """
         await self._request("resize", {"size": {"cols": cols, "rows": rows}})
@@ -140,16 +140,16 @@ class RemoteProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended, or its end will not be observed."""
+        """Whether the process has ended, or its end will not be observed."""
         return self._ended.is_set()
 
     def raise_failure(self) -> None:
-        """Raise a new exception if its end was not observed."""
+        """Raise a new exception if the end of the process was not observed."""
         if self._failure is not None:
             raise self._failure.exception()
 
     async def start(self, params: wire.CommandExecParams, *, stdin: bool) -> None:
-        """Start it, and wait until it is running or has ended."""
+        """Start the process, and wait until it is running or has ended."""
         session = self._session
         self._call = await session.server.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
@@ -165,7 +165,7 @@ class RemoteProcess:
                 except ServerBusyError:
                     raise
                 except RpcError:
-                    # It failed to start or has already ended; the response to the first request shows which.
+                    # The process failed to start or has already ended; the response to the first request shows which.
                     await self._ended.wait()
                 self.raise_failure()
                 return
@@ -174,7 +174,7 @@ class RemoteProcess:
             running.give_up()
 
     async def finish(self) -> None:
-        """End it on the server and wait for confirmation, within ``interrupt_grace``."""
+        """End the process on the server and wait for confirmation, within ``interrupt_grace``."""
         await trio.lowlevel.checkpoint()
         call, grace = self._call, self._session.config.interrupt_grace
         if call is None or call.take_back():

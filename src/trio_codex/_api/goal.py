@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GoalHandle:
-    """A goal, without the handle of its thread. See :class:`~trio_codex.Goal`."""
+    """The part of :class:`~trio_codex.Goal` that does not use the handle of its thread."""
 
     def __init__(self, session: Session, thread: object, state: GoalState) -> None:
         self._session = session
@@ -68,7 +68,7 @@ class GoalHandle:
         return self._state.events
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
-        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event, with the checkpoints and exceptions of iterating over a :class:`Turn`."""
         return self._state.events.__anext__()
 
     def text(self) -> TurnText:

@@ -103,7 +103,7 @@ class ClientLifecycle:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._rescued: trio.Event | None = None
-        """Set once nothing is left to end on the server of a lost connection."""
+        """Set once the turns of a lost connection have ended on the server, or cannot be ended."""
         self._hint: str | None = None
         self._closing = False
         self._closed = trio.Event()
@@ -218,7 +218,7 @@ class ClientLifecycle:
     async def _rescue(
         self, services: Services, session: Session, paths: PathBase, redial: Callable[[], Awaitable[Channel]]
     ) -> None:
-        """Once the connection is lost, end the turns that it has left running, over a new connection."""
+        """Once the connection is lost, open a new one to end the turns left running on the server."""
         reason = (await session.connection.wait_ended()).exception()
         turns = session.threads.left_behind()
         try:

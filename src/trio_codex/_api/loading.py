@@ -51,7 +51,7 @@ HELD: Final = (
 """Modules for server requests, user calls and rare messages. A session uses few of them."""
 
 IMPORTED_BY_HELD: Final = ("json", "shlex")
-"""Modules of the standard library that held modules import."""
+"""Modules of the standard library that the modules of :data:`HELD` import."""
 
 
 def load() -> None:

@@ -130,7 +130,7 @@ class ThreadMcpServers:
         ``never``, the server declines them by itself.
 
         If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel
-        it. It ends with the MCP server, when the thread is unloaded.
+        it. Unloading the thread stops the MCP server, and the call with it.
 
         Args:
             name: The name of the MCP server.

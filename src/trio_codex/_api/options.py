@@ -38,7 +38,7 @@ class ApprovalMode(enum.StrEnum):
     """A preset for who decides when a command needs more than the sandbox allows."""
 
     deny_all = "deny_all"
-    """Always deny. The server denies by itself, and no policy is called."""
+    """Always deny. The server decides this, and no policy is called."""
     ask = "ask"
     """The policies of this client."""
     auto_review = "auto_review"
@@ -192,7 +192,7 @@ class ThreadStartOptions(ThreadOptions, total=False):
         project_id: The project it belongs to (experimental).
         selected_capability_roots: Capabilities selected by a hosting platform (experimental).
         service_name: A name for metrics.
-        session_start_source: What the thread starts from, as seen by its hooks.
+        session_start_source: What the thread starts from, as reported to its hooks.
         thread_source: What triggered the thread, for statistics.
     """
 
@@ -225,7 +225,7 @@ class ThreadForkOptions(ThreadOptions, total=False):
 
     Attributes:
         attach_to_source: Keep the fork as part of its source, hidden from ordinary lists (experimental, since 0.165.0).
-        before_turn_id: The first turn to leave out (experimental).
+        before_turn_id: The first turn to omit (experimental).
         defer_goal_continuation: Inherit the goal but do not continue it immediately (experimental).
         ephemeral: Keep the thread in memory only.
         experimental_disable_prediction_mcp: Disable MCP servers in prediction mode (experimental, since 0.164.0).
@@ -251,12 +251,12 @@ class ThreadFilters(TypedDict, total=False):
 
     Attributes:
         ancestor_thread_id: Only threads of agents spawned below this thread, at any depth (experimental).
-        archived: Only archived threads, instead of only the others.
+        archived: Only archived threads; by default, only the others.
         attached_to_thread_id: Only forks attached to this thread (experimental, since 0.165.0).
         current_account_only: Only threads of the ChatGPT account that is logged in (since 0.168.0).
         cwd: Only threads with exactly this working directory, or one of several; resolved like the ``cwd`` of a
             thread.
-        excluded_thread_ids: Threads to leave out, at most 100.
+        excluded_thread_ids: Threads to exclude, at most 100.
         include_attached_threads: Search attached forks as well (experimental, since 0.169.0).
         included_thread_ids: Only these threads, at most 100 (since 0.171.0).
         model_providers: Only threads of these providers; an empty list means all.
@@ -311,7 +311,7 @@ def check_thread_id(value: object) -> None:
     """Check that a thread id is a string, and not the thread itself.
 
     Raises:
-        TypeError: It is not a string.
+        TypeError: The id is not a string.
     """
     check_type("thread_id", value, str, "pass the id of the thread, thread.id")
 

@@ -85,7 +85,7 @@ async def rejoin_turn(
             turn.machine.leave()
         await body.finish(session.services, end_rejoined, session, turn)
     elif adopted and was_live:
-        # First: while its callbacks end, another scope may rejoin it.
+        # Do this first, because another scope may rejoin the turn while its callbacks end.
         turn.outlives_scope = outlived_scope
         await leave_running(session, body, turn)
     elif adopted and turn.callbacks:

@@ -38,8 +38,8 @@ class Turn(TurnHandle[OutputT_co]):
     """One turn of a thread, inside ``async with thread.turn(…)`` or ``async with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
-    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does, unless it is to be left running.
+    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving the
+    scope of :meth:`Thread.turn` does, unless ``leave_running`` is set.
     """
 
     @property
@@ -66,9 +66,9 @@ class Thread(StoredThread):
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
-    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
-    the client unsubscribes from it.
+    async context manager is optional; leaving that scope ends the turn this handle started, unless it was started with
+    ``leave_running``. When the last handle of a thread in this client exits, the thread's background terminals are also
+    ended and the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -328,7 +328,7 @@ class Thread(StoredThread):
         Raises:
             TurnActive: The thread has an open turn, started by this client or by the server.
             InvalidRequestError: This thread cannot have goals: it is ephemeral, or goals are disabled.
-            BudgetExceeded: Its turns exceeded the budget of the thread or the client, or one was already used up.
+            BudgetExceeded: The turns exceeded the budget of the thread or the client, or one was already used up.
             ThreadClosed: The thread's scope has exited.
             TurnLost: The end of the goal was not observed, and the body returned normally.
             PolicyError: A policy callback raised, or returned something that is not a decision; the body was
@@ -453,8 +453,8 @@ class Thread(StoredThread):
         if state.handles or state.pending or state.is_unloaded:
             await trio.lowlevel.checkpoint()
             return
-        # These requests fail harmlessly if that was not reported. If a turn of another client is still running, the
-        # terminals belong to that client.
+        # If the server unloaded the thread without reporting it, these requests fail harmlessly. If a turn of another
+        # client is still running, the terminals belong to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
             await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await thread_requests.unsubscribe_unless_followed(session, state)

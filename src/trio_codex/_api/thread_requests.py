@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
 
 BEING_STORED: Final = ("list_turns is not supported yet", ".jsonl is empty")
-"""How the server refuses to resume a thread whose first turn, started by another client, it has not stored yet."""
+"""Errors for resuming a thread whose first turn, started by another client, the server has not stored yet."""
 
 STORING_LOOKS: Final = 10
-"""Number of tries: half a second. The server stores a turn within 50 ms of its start."""
+"""Number of tries, over half a second. The server stores a turn within 50 ms of its start."""
 
 
 class Opened(msgspec.Struct, frozen=True, eq=False):
@@ -56,7 +56,7 @@ class Opened(msgspec.Struct, frozen=True, eq=False):
 
 
 def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
-    """Return the tools of a thread, before anything is sent."""
+    """Check the options of a thread before anything is sent, and return its tools."""
     check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class TurnHandle(Generic[OutputT_co]):
-    """One turn, without the handle of its thread. See :class:`~trio_codex.Turn`."""
+    """The part of :class:`~trio_codex.Turn` that does not use the handle of its thread."""
 
     def __init__(
         self,
@@ -113,12 +113,12 @@ class TurnHandle(Generic[OutputT_co]):
 
     @property
     def last_event_at(self) -> float:
-        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
+        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as an event."""
         return last_event_at(self._session.threads, self._state)
 
     @property
     def waiting_on(self) -> WaitingOn | None:
-        """What the turn is waiting for; ``None`` once it has ended. For how long, see :attr:`last_event_at`."""
+        """What the turn is waiting for; ``None`` once it has ended. See :attr:`last_event_at` for how long."""
         return waiting_on(self._session.threads, self._state)
 
     def __aiter__(self) -> Subscription[Event]:
@@ -186,7 +186,7 @@ class TurnHandle(Generic[OutputT_co]):
         return self.result
 
     async def wait_stored(self) -> bool:
-        """Wait until the server has stored the input, so that the history has it even if the server is killed.
+        """Wait until the server has stored the input, so that the history contains it even if the server is killed.
 
         The first completed item of the turn, or its first report of usage, proves that.
 
@@ -218,7 +218,7 @@ class TurnText:
         return self
 
     async def __anext__(self) -> str:
-        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        """Return the next piece, with the checkpoints and exceptions of iterating over the turn."""
         while True:
             event = await self._events.__anext__()
             if event.method == "item/agentMessage/delta":
@@ -264,7 +264,7 @@ async def open_turn(
         idle_limit: How long the turn may be silent without a known reason, in seconds.
         budget: The budget of the turn.
         output: The type of the final response.
-        named_by_announcement: Whether only the announcement has a turn id, and the response has none.
+        named_by_announcement: Whether only the announcement contains the turn id, and not the response.
         outlives_scope: Whether the turn continues when its scope exits early. Even then, it ends if its start is
             cancelled or a limit is exceeded.
     """

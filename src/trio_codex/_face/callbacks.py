@@ -141,7 +141,7 @@ def as_async(function: Any) -> Any:
 
 
 def run_here(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls an async function with plain functions, in a Trio run of this thread."""
+    """Return a plain function that calls an async one in a new Trio run, and accepts plain functions as arguments."""
 
     def called(value: Any) -> Any:
         async def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ASYNC124  # stands for an async function

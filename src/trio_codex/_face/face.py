@@ -50,7 +50,7 @@ class Face(Presenter):
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Prepare for the start of a client, before anything can be lost."""
+        """Prepare for a client, before anything starts that an interrupt could leave running."""
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine of this module."""
@@ -80,7 +80,7 @@ class Face(Presenter):
         kwargs: Any = MappingProxyType({}),
         keep: Callable[[Any], object] | None = None,
     ) -> Any:
-        """Run an async function in Trio. If the caller is interrupted too late, pass the value to ``keep``."""
+        """Run an async function in Trio. If the caller was interrupted but it returned, pass the value to ``keep``."""
         self.check(host)
         operation, caller = self.operation(), self.caller()
         host.call(operation, caller, function, args, kwargs)
@@ -135,7 +135,7 @@ def members_of(
     Args:
         face: The face.
         names: The face's names for ``__aiter__``, ``__anext__``, ``__aenter__`` and ``__aexit__``.
-        next_: The implementation of the second one.
+        next_: The implementation of ``__anext__``.
     """
 
     def iterate(self: Proxy) -> Proxy:
@@ -196,7 +196,7 @@ class Scope:
         self._has_exited = False
 
     async def enter(self, *, body: bool = True) -> Any:
-        """Enter the scope. Without a body, the caller is not inside it."""
+        """Enter the scope. With ``body``, record that the caller is inside it."""
         face = self.face
         if self._held is not None:
             raise RuntimeError("this scope was entered before: create another one")

@@ -64,7 +64,7 @@ class Host(Around):
 
     Attributes:
         scopes: The scopes that each caller is inside, innermost last. Changed under a lock, because a scope may be left by
-            another caller than the one that entered it, as in a generator that a pool of threads advances.
+            a caller other than the one that entered it, as in a generator that a pool of threads advances.
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
         close: Closes that scope through the face.
@@ -96,7 +96,7 @@ class Host(Around):
         """Start the thread, and wait until Trio is running.
 
         Raises:
-            StartError: The system refuses a thread, or a descriptor that Trio needs.
+            StartError: The system cannot provide the thread, or a file descriptor that Trio needs.
         """
         HOSTS.add(self)
         try:
@@ -158,7 +158,7 @@ class Host(Around):
             raise FaceError("this is the client's own thread, which must not wait for itself")
 
     def expect(self, operation: Operation) -> None:
-        """Finish an operation when the thread ends, unless it is finished before, so that its callers never hang."""
+        """Finish an operation when the thread ends, unless it has finished by then, so that its callers never hang."""
         operation.on_done = self._unfinished.discard
         self._unfinished.add(operation)
 
@@ -178,7 +178,7 @@ class Host(Around):
             self._finish_all()
 
     def _finish_all(self) -> None:
-        # A bug ended Trio before them.
+        # Trio has ended without finishing these.
         for operation in tuple(self._unfinished):
             operation.finish(error=self._failure or ConnectionClosed())
 
@@ -192,9 +192,9 @@ class Host(Around):
             self.scopes[caller] = (*self.scopes.get(caller, ()), scope)
 
     def pop(self, caller: Hashable, scope: OpenScope) -> None:
-        """Record that a caller is no longer inside a scope, nor inside those that it has entered there.
+        """Record that a caller has left a scope, and with it all scopes that it entered inside.
 
-        A suspended generator may still have some of them. They end with the scope, and the caller is not in their body.
+        A suspended generator may still hold some of those. They end with this scope, without interrupting the caller.
         """
         with self._lock:
             scopes = self.scopes.get(caller, ())
@@ -216,7 +216,7 @@ class Host(Around):
         return callback if callback is not None and callback.host is self else self.root or self
 
     async def raise_cut_off(self, caller: Hashable) -> None:  # noqa: ASYNC910, ASYNC911  # runs outside Trio
-        """Raise the cause of an operation's cancellation by a scope around it."""
+        """Raise the error of the surrounding scope that cancelled an operation."""
         for scope in [*reversed(self.scopes.get(caller, ())), self.root]:
             if scope is None or (scope is self.root and self.is_inside_callback()):
                 raise FaceError("the callback was withdrawn")

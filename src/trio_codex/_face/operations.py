@@ -132,7 +132,7 @@ class Worker:
         operation.worker = self
 
     async def run(self) -> None:
-        """Run operations until one was cancelled, or the scope ends."""
+        """Run operations until one is cancelled, or the scope ends."""
         self._task = trio.lowlevel.current_task()
         with self.cancel_scope:
             while True:
@@ -153,7 +153,7 @@ class Worker:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def resume(self, context: Context, operation: Operation, call: tuple[Any, ...]) -> None:
-        """Run another operation. The worker is idle, and no longer among the idle ones."""
+        """Run another operation. The caller has removed this worker from the idle ones."""
         self._call = (operation, call)
         operation.worker = self
         self._task.context = context

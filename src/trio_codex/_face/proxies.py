@@ -96,7 +96,7 @@ class Proxy:
         """Wait until the host is known, which is always the case here."""
 
     def face_return_unread(self) -> None:
-        """Put fetched elements that were not returned back into the buffer, because others read from it, too."""
+        """Put unread elements back into the buffer, because others read from it, too."""
         source = iterator_of(self.face_target) if self.face_unread else None
         if (put_back := getattr(source, "put_back", None)) is not None:
             self.face_host.post(put_back, self.face_unread[::-1])
@@ -123,7 +123,7 @@ async def take_some(target: Any) -> list[Any]:
 
 @functools.cache
 def is_handle(cls: Any) -> bool:
-    """Return whether objects of a class live in the Trio thread: it has async members, or holds objects that have some."""
+    """Return whether objects of a class live in the Trio thread, because they or objects they hold have async members."""
     if (
         cls.__module__.partition(".")[0] != PACKAGE
         or issubclass(cls, BaseException)
@@ -244,7 +244,7 @@ class Surface:
 
 
 def package_surface(face: Presenter, package: Any, own: Mapping[str, Any] = MappingProxyType({})) -> Surface:
-    """Return the surface of a face as a whole; what differs in ``own`` belongs to this face alone."""
+    """Return the surface of a face's package. ``own`` lists the names that differ in this face only."""
     shared = {
         "connect_codex": None,
         "batch": "",

@@ -46,12 +46,12 @@ class HeldScope(OpenScope):
         self.swallowed = self.ended_early = False
 
     def submit(self, caller: Hashable) -> None:
-        """Start to enter the scope, inside the innermost one of the caller. Raises as :meth:`Host.submit` does."""
+        """Begin to enter the scope, inside the caller's innermost one. Raises as :meth:`Host.submit` does."""
         try:
             self._host.expect(self.exited)
             self._host.submit(self.entered, self._begin, self._host.innermost(caller))
         except BaseException:
-            # No task will be started.
+            # No task will finish them.
             self._finish(None)
             raise
 
@@ -89,7 +89,7 @@ class HeldScope(OpenScope):
             on_ended_early()
 
     def leave(self, error: BaseException | None) -> None:
-        """Start to leave the scope with the exception of its body, or cancel it if that is an exit request."""
+        """Begin to leave the scope with the exception of its body, or cancel it if that is an exit request."""
         if error is not None and not isinstance(error, Exception):
             self.cancel()
             return

@@ -58,7 +58,7 @@ class Inbox(policies.Policy):
     Attributes:
         face_target: The Trio inbox.
         face_host: The host of the client; ``None`` before the first request.
-        face_unread: As for :class:`Proxy`.
+        face_unread: As in :class:`Proxy`.
     """
 
     _face: ClassVar[Face]

@@ -8,7 +8,7 @@
             async for event in turn: ...
 
 Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a
-scope waits until everything it started has ended on the server, also after an exception or a cancellation.
+scope waits until everything it started has ended on the server, even after an exception or a cancellation.
 """
 
 import trio_codex

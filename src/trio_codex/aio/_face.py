@@ -109,7 +109,7 @@ class AsyncioScope(Scope):
 
 
 class Asyncio(Face):
-    """The face for asyncio: an awaitable is done when it has ended in Trio."""
+    """The face for asyncio: an awaitable is done when its operation has ended in Trio."""
 
     name = "trio_codex.aio"
     bridge = LoopBridge

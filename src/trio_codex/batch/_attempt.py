@@ -83,7 +83,7 @@ class Attempt:
 
         Args:
             supervisor: The server.
-            starts: Limits how many attempts start concurrently. Waiting for it does not count as time of the task.
+            starts: Limits how many attempts start concurrently. Waiting for it does not count toward the task's time.
             scope: Leaves the thread.
         """
         async with AsyncExitStack() as start:
@@ -95,7 +95,7 @@ class Attempt:
                         limit.deadline = self._started + self._plan.budget.task_seconds - self._before[0]
                     return await self._solve(supervisor, start, scope)
             finally:
-                # Each turn has recorded its usage. What follows, end(), commits this.
+                # Each turn has recorded its usage, and end() commits this record.
                 self._record(late=True)
         self.is_late = True
         return None
@@ -191,7 +191,7 @@ class Attempt:
         is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
         if is_kept or self._plan.keep == "all" or await self._remove():
             self.progress.state = "ended"
-            # If this is lost, the next program removes what is no longer there.
+            # If this record is lost, the next program repeats the cleanup.
             self._journal.save(self._task, self.progress, late=True)
 
     async def _remove(self) -> bool:

@@ -153,12 +153,12 @@ async def open_batch(
         tasks: The tasks, with unique ids.
         solve: An async function that solves one task, and returns plain JSON. If it raises, the outcome is ``failed``. By
             default, the prompt is run, and the value is the final response.
-        out: The directory of the batch, on a local disk. It is created if it does not exist, and must be empty
-            or that of the same batch.
+        out: The directory of the batch, on a local disk. It is created if it does not exist; otherwise it must
+            be empty or contain the same batch.
         config: The configuration of the server.
         turns: How many attempts run concurrently.
-        starting: How many attempts may be starting concurrently, from the start of the thread to that of its first
-            turn, which costs the server most. By default the same as ``turns``.
+        starting: How many attempts may be starting concurrently, that is, until their first turn runs. This phase costs
+            the server most. By default the same as ``turns``.
         servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that an attempt that
             crashes its server interrupts no other one. With several servers, the limits of the whole batch are
             checked when a turn starts, and during a turn only against the usage of its own server.
@@ -179,7 +179,7 @@ async def open_batch(
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:
-        BatchConflict: ``out`` has a batch with other tasks or settings.
+        BatchConflict: ``out`` contains a batch with other tasks or settings.
         JournalInUse: Another program runs the batch.
         JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.
@@ -269,13 +269,13 @@ def _joint(budget: BatchBudget) -> Budget | None:
 
 
 def compared(options: Mapping[str, Any]) -> str:
-    """Return thread options as text that differs if they do. It has a hash of people's words, which no error may show."""
+    """Return thread options as text, to compare them. Those in :data:`HASHED` appear as hashes."""
     names = sorted(name for name in options if name not in UNCOMPARED)
     return repr([(name, _Hashed(options[name]) if name in HASHED else options[name]) for name in names])
 
 
 class _Hashed:
-    """A value whose representation has its hash."""
+    """A value whose ``repr`` shows its hash."""
 
     def __init__(self, value: object) -> None:
         self._text = repr(value)
@@ -286,7 +286,7 @@ class _Hashed:
 
 
 def name_of(solve: object) -> str:
-    """Return the name of a function, as an earlier program has recorded it."""
+    """Return the name of a function, to compare it with that in an earlier program."""
     while isinstance(solve, partial):
         solve = cast("partial[object]", solve).func
     named: Any = solve if hasattr(solve, "__qualname__") else type(solve)
@@ -294,7 +294,7 @@ def name_of(solve: object) -> str:
 
 
 def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
-    """Return the outcomes that a batch has so far, in the order in which the tasks ended. It may be running.
+    """Return the outcomes of a batch so far, in the order in which the tasks ended. The batch may be running.
 
     Args:
         out: The directory of the batch.
@@ -307,7 +307,7 @@ def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
 
 
 def read_status(out: str | os.PathLike[str]) -> BatchStatus:
-    """Return the progress of a batch. If it is not running, ``running`` has the tasks whose attempts will continue.
+    """Return the progress of a batch. If it is not running, ``running`` lists the tasks whose attempts will continue.
 
     Args:
         out: The directory of the batch.

@@ -72,7 +72,7 @@ class Brakes:
         """Delay all attempts, because one has failed. Failures during the delay count as the same incident."""
         brake, now = self._brakes.setdefault(kind, _Brake()), trio.current_time()
         if not brake.level or now >= brake.since + brake.cap:
-            # The exponent is bounded, because a float is.
+            # Bound the exponent, because a large one overflows a float.
             brake.cap = min(self._retry.maximum, self._retry.first * 2.0 ** min(brake.level, 64))
             brake.since, brake.level = now, brake.level + 1
 

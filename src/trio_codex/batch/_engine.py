@@ -90,7 +90,7 @@ class Engine:
         """Wait for another outcome, or for the end of the batch."""
         await self._changed.wait()
 
-    # A task does not inherit protection from the code that spawned it.
+    # A task does not inherit KI protection from the code that spawned it.
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Run the tasks.
@@ -182,7 +182,7 @@ class Engine:
                         self._statuses[outcome.status] += 1
                         self._tokens += 0 if outcome.usage is None else outcome.usage.total_tokens or 0
                         self._wake()
-                    # An archived thread is left without further requests.
+                    # Archive the thread first: its scope then exits without sending requests.
                     await attempt.archive(supervisor)
             finally:
                 if progress.state == "over":

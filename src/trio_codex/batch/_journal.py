@@ -27,7 +27,7 @@ OFFLINE: Final = "offline"
 """The name of the home of an offline batch in that directory. It may exist before the journal."""
 
 SHOWN: Final = 5
-"""How many ids are listed in a difference."""
+"""How many ids of tasks a difference lists."""
 
 FORMAT: Final = Format(
     owner="batch",
@@ -186,7 +186,7 @@ class Journal:
         before = dict(self._settings())
         for name, value in settings.items():
             if before.get(name, value) != value:
-                yield f"{name} was {before[name]}, and is {value}"
+                yield f"{name} was {before[name]} and is now {value}"
 
     def _agree(self, settings: Mapping[str, str]) -> None:
         for row in settings.items():

@@ -57,7 +57,7 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
         into: The directory to create, on a local disk. It may exist if it is empty.
 
     Raises:
-        MergeConflict: The shards have different settings, or the same task with another content or outcome.
+        MergeConflict: The shards have different settings, or a task differs between them.
         JournalError: A shard has no journal, or ``into`` is not empty or cannot be written.
         ValueError: There are no shards.
     """
@@ -102,18 +102,19 @@ def _settings_differ(first: _Shard, shard: _Shard) -> Iterator[str]:
     for name in sorted({*first.settings, *shard.settings}):
         one, other = first.settings.get(name, "none"), shard.settings.get(name, "none")
         if one != other:
-            yield f"{name} is {other}, and {one} in {first.out}"
+            yield f"{name} is {other}, but {one} in {first.out}"
 
 
 def _task_differs(name: str, owner: _Shard, shard: _Shard) -> Iterator[str]:
     if owner.tasks[name][1] != shard.tasks[name][1]:
-        yield f"task {name!r} is another one in {owner.out}"
+        yield f"task {name!r} differs from the one in {owner.out}"
     elif name in owner.outcomes and name in shard.outcomes:
         one, other = (msgspec.json.decode(each.outcomes[name][-1]) for each in (owner, shard))
         members = [member for member in sorted({*one, *other}) if one.get(member) != other.get(member)]
         if members:
-            statuses = f"{other['status']}, and {one['status']} in {owner.out}"
-            yield f"task {name!r} has another outcome: it is {statuses}; {', '.join(members)} differ"
+            statuses = f"{other['status']} here, {one['status']} there"
+            different = ", ".join(members)
+            yield f"task {name!r} has a different outcome in {owner.out}: {statuses} (different: {different})"
 
 
 def _write(shards: list[_Shard], owners: dict[str, _Shard], out: Path) -> None:

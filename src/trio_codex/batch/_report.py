@@ -29,7 +29,7 @@ PAGE_BYTES: Final = 64 * 1024 * 1024
 """The intended limit on all transcripts together. Long texts are shortened to meet it."""
 
 MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
-"""The smallest and the largest share of one task."""
+"""The largest and the smallest share of one task."""
 
 PREVIEW: Final = 240
 """How many characters of a prompt, a value and an error the table shows."""
@@ -44,7 +44,7 @@ async def write_report(
 ) -> None:
     """Write a report of a batch: a self-contained HTML page, which makes no requests.
 
-    It has a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
+    It contains a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
     attempts with their timelines. The batch may be running. Very long texts are shortened.
 
     The transcripts are read by a server for each ``CODEX_HOME`` of the batch. The page lists threads that no longer
@@ -53,8 +53,8 @@ async def write_report(
     Args:
         out: The directory of the batch.
         path: Where to write the page. An existing file is replaced.
-        config: The configuration of the servers. Without a ``codex_home``, they use those in which the threads were
-            started.
+        config: The configuration of the servers. Without a ``codex_home``, each one uses the home in which its threads
+            were started.
         transcripts: Whether to read the transcripts. No server is started without them.
 
     Raises:

@@ -44,8 +44,8 @@ class Servers:
         """Start a server, and keep it alive for the duration of a scope.
 
         Raises:
-            BatchConflict: Its settings differ from those of an earlier run.
-            CodexError: As :func:`open_supervisor` does.
+            BatchConflict: The server's settings differ from those of an earlier run.
+            CodexError: As in :func:`open_supervisor`.
         """
         async with supervise(self._generations()) as supervisor:
             self._agree(await _settings_of(supervisor))

@@ -82,8 +82,8 @@ def run_shard(
     Raises:
         BatchStopped: Some tasks have no outcome. Existing outcomes can be read from the directory.
         ShardFailed: Something raised an exception that cannot be pickled.
-        ValueError: The solver cannot be imported, or as in :func:`open_batch`.
-        CodexError: As there.
+        ValueError: The solver cannot be imported, or :func:`open_batch` raised this.
+        CodexError: As in :func:`open_batch`.
     """
     try:
         return trio.run(partial(_run, spec, on_outcome, on_start))

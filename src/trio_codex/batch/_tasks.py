@@ -51,9 +51,9 @@ class Task:
     Attributes:
         id: Its id, unique in the batch: at most 200 characters.
         prompt: The prompt.
-        options: Options of its turns, of :class:`~trio_codex.TurnOptions`: ``approval_mode``, ``effort``, ``model``,
-            ``output_schema``, ``sandbox``, ``service_tier`` or ``summary``. With an ``output_schema``, the value is the
-            final response as JSON.
+        options: Options of its turns: ``approval_mode``, ``effort``, ``model``, ``output_schema``, ``sandbox``,
+            ``service_tier`` or ``summary``, as in :class:`~trio_codex.TurnOptions`. With an ``output_schema``, the value
+            is the final response as JSON.
         data: Anything else that the solver needs, as plain JSON.
 
     Raises:
@@ -80,7 +80,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
         path: The path. A file whose name ends in ``.csv`` is read as CSV.
 
     Raises:
-        ValueError: A line is not a task, or two tasks have the same id. The message has the number of the line.
+        ValueError: A line is not a task, or two tasks have the same id. The message names the line.
         OSError: The file cannot be read.
     """
     source = Path(path)
@@ -100,7 +100,7 @@ def _text(source: Path, number: int, line: bytes) -> str:
 
 
 def _csv_rows(source: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not strict, an unclosed quotation mark would make one field of the rest of the file.
+    # If not strict, the reader would take everything after an unclosed quotation mark as one field.
     reader = csv.reader(lines, strict=True)
     names: list[str] = []
     while True:
@@ -169,7 +169,7 @@ def encode_task(task: Task) -> bytes:
     """Return a task as JSON.
 
     Raises:
-        ValueError: Its options or its data are not plain JSON.
+        ValueError: The task's options or data are not plain JSON.
     """
     members = {"id": task.id, "prompt": task.prompt, "options": dict(task.options), "data": task.data}
     try:

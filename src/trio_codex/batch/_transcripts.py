@@ -44,7 +44,7 @@ class Transcript:
         id: The id of its thread.
         attempt: The number of the attempt.
         home: The ``CODEX_HOME`` in which the thread was started, if known.
-        span: When the first turn began and the last one ended, as Unix timestamps in milliseconds, if that is known.
+        span: When the first turn began and the last one ended, as Unix timestamps in milliseconds, if known.
         json: The transcript as JSON.
     """
 
@@ -60,7 +60,7 @@ class _Item(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    """The payload of a line. It has the members of several kinds of lines."""
+    """The payload of a line, with the members of several kinds of lines."""
 
     type: str = ""
     turn_id: str | None = None
@@ -118,7 +118,7 @@ async def read_transcripts(
 
 
 def _threads_of(out: Path, outcomes: Sequence[Outcome]) -> dict[str, list[Transcript]]:
-    """Return the threads of attempts by task. Without the supervisor's journal, only the last ones are known."""
+    """Return the threads of attempts by task. Without the supervisor's journal, only the last one of each is known."""
     found: defaultdict[str, dict[str, Transcript]] = defaultdict(dict)
     if (out / THREADS).is_file():
         for row in read_journal(out / THREADS):
@@ -150,7 +150,7 @@ async def _read(codex: Codex, thread: Transcript, size: int) -> None:
     known = {item["id"] for turn in turns for item in turn["items"]}
     for name, call in calls.items():
         if name in known:
-            # The item contains it, too.
+            # The item contains them, too.
             del call["input"], call["output"]
     ends = [time for turn in turns for time in turn["span"] if time is not None]
     thread.span = [min(ends), max(ends)] if ends else []

@@ -22,8 +22,8 @@ class BatchBudget:
     """Limits of each task and of the whole batch, across attempts and programs. Every limit is optional.
 
     Token limits are checked when the server reports usage, so each running turn may exceed one by one request to the
-    model. If a program is killed during a turn and the turn is repeated in a new thread, its first usage is not
-    counted.
+    model. If a program is killed during a turn and the turn is repeated in a new thread, the usage of the killed turn
+    is not counted.
 
     Attributes:
         task_tokens: Input and output tokens of a task. Beyond them, its outcome is ``over_budget``.
@@ -56,9 +56,9 @@ class Retry:
     Attributes:
         attempts: How many attempts of a task may fail for such a reason, including the first one.
         first: The maximum of the first delay, in seconds.
-        maximum: The largest maximum, in seconds.
+        maximum: The value at which the maximum stops doubling, in seconds.
         deaths: After this many deaths of the server during a turn of the task, the task runs alone. If the server
-            dies once more, its outcome is ``quarantined``. Such attempts do not count as failed.
+            dies once more, the task's outcome is ``quarantined``. Such attempts do not count as failed.
 
     Raises:
         ValueError: A value is out of range.
@@ -105,7 +105,7 @@ class Outcome:
 
 @attrs.frozen(kw_only=True)
 class BatchStatus:
-    """What a batch has done.
+    """The progress of a batch.
 
     Attributes:
         total: The number of tasks.

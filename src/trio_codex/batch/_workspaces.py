@@ -73,7 +73,7 @@ class EmptyDirectory:
         await trio.lowlevel.checkpoint()
 
     async def remove(self, path: Path) -> None:
-        """Remove it, with what the agent has written."""
+        """Remove it, with everything that the agent has written."""
         await _remove(path)
 
 
@@ -91,7 +91,7 @@ class CopyTree:
         """Copy the tree.
 
         Raises:
-            OSError: It cannot be copied.
+            OSError: The directory cannot be copied.
         """
         await _run("cp", "-a", "--reflink=auto", "--", self.source, str(path))
 
@@ -104,7 +104,7 @@ class CopyTree:
 class GitWorktree:
     """A worktree of a Git repository for each attempt, with a detached HEAD. Submodules are not checked out.
 
-    Worktrees of a repository are added and removed one at a time, over all programs.
+    Worktrees of a repository are added and removed one at a time, across all programs.
 
     Attributes:
         repository: The path of the repository.
@@ -118,7 +118,7 @@ class GitWorktree:
         """Add the worktree.
 
         Raises:
-            OSError: Git cannot do that, or is not installed.
+            OSError: Git failed, or is not installed.
         """
         async with self._locked() as lock:
             await self._git(
@@ -129,7 +129,7 @@ class GitWorktree:
         """Remove the worktree, and its entry in the repository.
 
         Raises:
-            OSError: It cannot be removed.
+            OSError: The worktree cannot be removed.
         """
         async with self._locked() as lock:
             await _remove(path)
@@ -184,15 +184,15 @@ async def _run(*command: str, lock: int | None = None) -> str:
 
     Args:
         command: The command.
-        lock: A descriptor that it inherits.
+        lock: A file descriptor that the command inherits.
 
     Raises:
         OSError: The command failed, or cannot be found.
     """
-    # If this program ignores SIGCHLD, there is no exit status to wait for, so another one has to.
+    # If this program ignores SIGCHLD, it cannot wait for an exit status, so another process does.
     reports = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if reports and getattr(sys, "frozen", False):
-        # It would run itself instead of Python.
+        # A frozen program would run itself instead of Python.
         raise OSError(f"{command[0]} may fail unnoticed, because this program ignores SIGCHLD")
     # Trio's own function would start a thread; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
@@ -208,7 +208,7 @@ async def _run(*command: str, lock: int | None = None) -> str:
         async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as stream:
             output = b"".join([chunk async for chunk in stream])
     except BaseException:
-        # With what it has started, such as a hook of git.
+        # Also kill what the command has started, such as a git hook.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         raise

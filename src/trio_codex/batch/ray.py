@@ -1,6 +1,6 @@
 """A batch on a Ray cluster: one Ray task for each share of it. Needs the ``ray`` extra.
 
-The driver has the journal. Workers send outcomes immediately; if a worker is lost, its remaining tasks are run again.
+The driver keeps the journal. Workers send outcomes immediately; if a worker is lost, its remaining tasks are run again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _compared(name: str, value: Any) -> str:
 
 @attrs.define
 class _Share:
-    """The work of one Ray task. ``left`` has the remaining tasks; ``deaths`` counts workers lost since an outcome."""
+    """The work of one Ray task. ``left`` holds the remaining tasks; ``deaths`` counts workers lost since an outcome."""
 
     index: int
     left: dict[str, Task]
@@ -85,13 +85,13 @@ def run(
 
     Args:
         tasks: As in :func:`~trio_codex.batch.open_batch`.
-        solve: As there, or its name as ``"module:function"``.
+        solve: As in :func:`~trio_codex.batch.open_batch`, or its name as ``"module:function"``.
         out: The directory of the batch, on a local disk of the driver.
         shards: How many Ray tasks share the work. Each one runs ``options["turns"]`` attempts concurrently.
         options: Other options of :func:`~trio_codex.batch.open_batch`. They apply to each share separately, including
             the budget of the whole batch.
         on_outcome: Called with each outcome as it arrives, first with those of earlier runs.
-        scratch: The directory on the local disk of each worker that has the journals and workspaces of shares. By default,
+        scratch: The directory for the journals and workspaces of shares, on the local disk of each worker. By default,
             ``shards`` in ``out``.
         ray_options: Options of the Ray tasks, such as ``num_cpus``, ``resources`` or ``scheduling_strategy``.
 
@@ -100,7 +100,7 @@ def run(
 
     Raises:
         BatchStopped: Some tasks have no outcome.
-        BatchConflict: ``out`` has a batch with other tasks or settings.
+        BatchConflict: ``out`` contains a batch with other tasks or settings.
         JournalInUse: Another driver runs the batch.
         ShardFailed: A worker raised an exception that cannot be pickled.
         ValueError: Two tasks have the same id, a task is not plain JSON, or ``shards`` is less than 1.
@@ -153,7 +153,7 @@ class _Driver:
 
         Raises:
             BatchStopped: Some tasks have no outcome.
-            Exception: A worker raised something else.
+            Exception: A worker raised another exception.
         """
         if not self.shares:
             return

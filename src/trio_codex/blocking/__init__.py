@@ -7,7 +7,7 @@
             for event in turn: ...
 
 Names, arguments and exceptions are those of :mod:`trio_codex`, without ``async`` and ``await``. One daemon thread runs Trio
-for each client. Leaving a scope waits until everything it started has ended on the server, also after an exception or
+for each client. Leaving a scope waits until everything it started has ended on the server, even after an exception or
 Ctrl-C.
 """
 

@@ -101,7 +101,7 @@ class Interrupts:
         if self.waiting is not None:
             with suppress(RuntimeError):  # it was already released
                 self.waiting.release()
-        # The main thread may not wait again, because a call may just be returning to the program.
+        # The main thread might not wait again: a call may be about to return to the program.
         any(host.post(trio.lowlevel.spawn_system_task, self._send_again) for host in tuple(HOSTS))
 
     async def _send_again(self) -> None:

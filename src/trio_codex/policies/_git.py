@@ -99,7 +99,8 @@ def allow_git(
         name: The policy's name in audit records.
 
     Raises:
-        ValueError: A subcommand is not supported, or none is given; or as in :func:`allow_commands`.
+        ValueError: A subcommand is not supported, none is given, or ``cwd_below`` begins with ``~`` and the home
+            directory is unknown.
         OSError: As in :func:`allow_commands`.
     """
     if not subcommands:

@@ -155,7 +155,7 @@ def allow_paths(
     Args:
         roots: Directories, or single files. Relative paths are resolved against the current working directory, and a
             leading ``~`` is the home directory.
-        read: Further paths for which to grant read permission.
+        read: Additional paths for which to grant read permission.
         name: The policy's name in audit records.
 
     Raises:

@@ -56,7 +56,7 @@ UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecisio
 
 
 FITS: Final = "fits"
-"""The metadata of a callback that has the decisions that fit its kind of request."""
+"""The metadata key of a callback's field for the decisions that fit its kind of request."""
 
 
 @attrs.frozen(kw_only=True)

@@ -60,7 +60,7 @@ def words_of(line: str, *, also_bare: str = "") -> tuple[Word, ...] | None:
 
     Assignments and reserved words are not detected here: see :func:`simple_command`.
 
-    ``also_bare`` has characters to treat as literal outside quotes, although they are special to a shell.
+    ``also_bare`` lists characters to treat as literal outside quotes, although they are special to a shell.
     """
     words: list[Word] = []
     at = 0

@@ -55,7 +55,7 @@ class Attempt:
         """Send the message, and return the result of the prompt.
 
         Args:
-            view: The turn that the program iterates over, if it does.
+            view: The turn that :meth:`SupervisedThread.turn` yielded; ``None`` for :meth:`SupervisedThread.run`.
         """
         prompt, opened, thread, journal = self._prompt, self._opened, self._opened.thread, self._journal
         if self._send.value is not None:
@@ -65,7 +65,7 @@ class Attempt:
         items = (item for part in self._send.parts for item in part.items)
         keys = policies.tool_call_keys.set(ToolCalls(f"{thread.id} {prompt.key}", items).key)
         try:
-            # Its callbacks may start turns of other threads.
+            # The turn's callbacks may start turns of other threads.
             with self._generations.nesting():
                 async with self._scope() as self._turn:
                     if view is not None:
@@ -87,7 +87,7 @@ class Attempt:
             raise
         finally:
             policies.tool_call_keys.reset(keys)
-            # The history was read before or during the turn.
+            # The cached history does not show the end of the turn.
             opened.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
 

@@ -48,7 +48,7 @@ async def open_thread(
 
     Raises:
         ThreadInUse: Another server has the thread.
-        ThreadGone: The thread was stored and is gone, or this server has another ``CODEX_HOME``.
+        ThreadGone: The thread was stored and is gone, or this server uses another ``CODEX_HOME``.
         ValueError: The thread has no paginated history.
     """
     codex, journal = life.codex, generations.journal
@@ -123,7 +123,7 @@ def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.RpcError
         raise refusal
     home = codex.metadata.codex_home
     if home != row.home:
-        raise errors.ThreadGone(row.name, row.id, f"it is one of {row.home}, and this server has {home}")
+        raise errors.ThreadGone(row.name, row.id, f"it is stored in {row.home}, but this server uses {home}")
     if row.accepted:
         raise errors.ThreadGone(row.name, row.id, "it was stored, and has been deleted since")
 

@@ -140,7 +140,7 @@ class Generations:
 
         Raises:
             RestartLimitExceeded: The supervisor has given up.
-            ConnectionClosed: Its scope has exited.
+            ConnectionClosed: The supervisor's scope has exited.
         """
         await trio.lowlevel.checkpoint()
         while (life := self.current) is None or life.number <= after:
@@ -179,7 +179,7 @@ class Generations:
         return getattr(self._config, "cwd", None) or ""
 
     async def admit(self, name: str) -> None:
-        """Admit a turn of a thread, at once if nothing keeps it out. The turnstile lets it leave.
+        """Admit a turn of a thread, at once if nothing keeps it out; ``turnstile.leave()`` ends it.
 
         Raises:
             ThreadQuarantined: The thread crashes the server.
@@ -252,7 +252,7 @@ class Generations:
 
     def _open(self) -> AbstractAsyncContextManager[Codex]:
         budget = None
-        with suppress(errors.BudgetExceeded):  # a prompt raises it
+        with suppress(errors.BudgetExceeded):  # the next prompt raises it
             budget = self.rest_of_budget()
         if isinstance(self._config, Attachment):
             return attach_codex(self._config, budget=budget, **self._client)
@@ -270,7 +270,7 @@ class Generations:
         try:
             cause = await self._wait_over(life, record)
         finally:
-            # Do this before the client's scope exits, which takes a while, so that no task starts anything with it.
+            # Do this before the client's scope exits, so that no task uses the client meanwhile.
             life.over.set()
             self._life = None
             record.ended_at, record.cause = trio.current_time(), cause
@@ -336,7 +336,7 @@ def _describe(life: Life) -> Generation:
     return Generation(number=life.number, started=life.started, pid=life.codex.pid)
 
 
-# A task does not inherit protection from the code that spawned it.
+# A task does not inherit KI protection from the code that spawned it.
 @trio.lowlevel.enable_ki_protection
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()

@@ -36,7 +36,7 @@ class History:
         self._thread = thread
         self._pager: Pager[wire.Turn] = thread.turns(items_view="full", page_size=PAGE)
         self._seen: list[Found] = []
-        # Several tasks may request fates concurrently.
+        # Several tasks may call SupervisedThread.fate() concurrently.
         self._reading = trio.Lock()
 
     async def find(self, message: str, turn_id: str | None, anchor: str | None = None) -> Found | None:
@@ -105,7 +105,7 @@ def messages_of(turn: wire.Turn) -> tuple[str, ...]:
 
 
 async def take_back_tail(thread: Thread, anchor: str | None) -> str | None:
-    """Roll back turns at the end of the history that a death left without items. Return the newest other turn.
+    """Roll back turns at the end of the history that a death left without items. Return the newest remaining turn.
 
     The message of such a turn may be in the context of the model, although the history does not show it. The model
     was not called for it.

@@ -1,7 +1,7 @@
 """The journal of a supervisor: names, ids, keys, hashes and states, but no prompts or answers.
 
 Every write is committed before the line that depends on it is sent. The end of a running turn and its usage may be
-committed later, with the next prompt or within a second: after a kill, the history has the same information.
+committed later, with the next prompt or within a second: after a kill, the history provides the same information.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Journal(Database):
         writes: Whether to open it for writing, which only one supervisor at a time can do.
 
     Raises:
-        JournalInUse: Another supervisor has it open.
-        JournalError: It cannot be opened, is not a journal, or has another version.
+        JournalInUse: Another supervisor has the journal open.
+        JournalError: The database cannot be opened, is not a journal, or has another version.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
@@ -116,7 +116,7 @@ class Journal(Database):
         super().__init__(path, FORMAT, writes=writes)
 
     def close_thread(self, name: str) -> None:
-        """Forget what is kept in memory for the prompts of a thread."""
+        """Drop the cached keys of a thread."""
         self._keys.pop(name, None)
 
     def _catch_up(self) -> None:

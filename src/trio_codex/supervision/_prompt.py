@@ -54,7 +54,7 @@ class Prompt:
         continue_with: The default input of the follow-up.
         on_failed: What to do if its turn has failed for a transient reason.
         digest: The hash of input and options.
-        is_stopped: Whether the program requested to interrupt it.
+        is_stopped: Whether the program asked to interrupt it.
         spent: The usage of its turns in this program.
     """
 
@@ -79,8 +79,8 @@ def key_of(key: str | None, *, required: bool) -> str:
     """Check a key, or generate one.
 
     Raises:
-        ValueError: It is required and missing, or invalid.
-        TypeError: It is not a string.
+        ValueError: The key is required and missing, or invalid.
+        TypeError: The key is not a string.
     """
     if key is None:
         if required:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class CallbackFailed(Exception):
-    """Carries an exception of ``on_interrupted``, so that it is not taken for one of the generation.
+    """Carries an exception of ``on_interrupted``, so that it is not mistaken for one of the generation.
 
     Attributes:
         error: The exception.
@@ -52,12 +52,12 @@ class Send:
 
 @attrs.define(eq=False)
 class OpenThread:
-    """A thread while it is open in one generation, with the rule, applied to its prompts.
+    """A thread that is open in one generation, and the rule for its prompts.
 
     Attributes:
         generations: The generations of the supervisor.
         name: The name of the thread.
-        budget: Its budget, over all generations and programs.
+        budget: Its budget, across all generations and programs.
         life: The generation.
         thread: Its handle.
         newest: The id of its newest turn; ``None`` if there is none.
@@ -89,7 +89,7 @@ class OpenThread:
 
         Raises:
             KeyConflict: The key belongs to another prompt.
-            HistoryLost: The model received a message that the history does not have.
+            HistoryLost: The model received a message that is missing from the history.
             TurnInterrupted: A death interrupted it, and ``on_interrupted`` is ``"raise"``.
         """
         await trio.lowlevel.checkpoint()
@@ -120,14 +120,14 @@ class OpenThread:
         if found is None:
             if row.state != "sending":
                 return "lost"
-            # A follow-up that was not started follows a turn that was.
+            # If the model never received a follow-up, it has still received the prompt, and run() would continue it.
             return "unknown" if row.attempt == 1 else "running"
         return "running" if found.turn.status in (IN_PROGRESS, TurnStatus.interrupted) else found.turn.status
 
     async def _without_turn(
         self, prompt: Prompt, row: KeyRow, parts: list[TurnResult[Any]]
     ) -> Send | TurnResult[Any]:
-        """Decide on a message that the history does not have."""
+        """Decide on a message that is missing from the history."""
         if row.state == "sending":
             await self._check_nothing_hidden(row)
             again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)

@@ -39,11 +39,11 @@ async def with_task(
                     except BaseException as exc:  # noqa: ASYNC103  # raised below
                         if _holds_cancelled(exc):
                             raise
-                        # Hide the exception from the scope, which would replace a group by a new one.
+                        # Hide the exception from the scope, which would replace a group with a new one.
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below
                 body_error = exc
-            # A body that was cancelled because the task failed has raised nothing, but has not returned either.
+            # A failed task cancels the body, and leave() then receives the task's exception.
             leave(body_error or next(iter(others), None))
             shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below

@@ -82,7 +82,7 @@ class Supervisor:
         await self._generations.restart(reason, drain_timeout)
 
     async def drain(self, *, timeout: float = 60) -> None:  # noqa: ASYNC109  # how long open turns may take, not this call
-        """Admit no more prompts, and wait until open turns have ended, to end the program.
+        """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
 
         A prompt that is not admitted waits until it is cancelled. The next program runs it.
 
@@ -96,7 +96,7 @@ class Supervisor:
 
         Args:
             name: The name of the thread in the journal. An unknown name starts a new thread.
-            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those
                 for new threads only. The thread cannot be ephemeral.
 
         Raises:
@@ -146,7 +146,8 @@ async def open_supervisor(
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.
-        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``, also for the other arguments.
+        ValueError: As in :func:`~trio_codex.open_codex`.
+        TypeError: An argument has the wrong type, or a tool has no valid schema.
     """
     config = CodexConfig() if config is None else config
     _check_type("config", config, (CodexConfig, Attachment), "CodexConfig(…) or Attachment(…)")
@@ -164,10 +165,10 @@ async def open_supervisor(
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def supervise(generations: Generations) -> AsyncGenerator[Supervisor]:
-    """Keep a server alive for the duration of a scope. Several in one program may share a journal.
+    """Keep a server alive for the duration of a scope. Several supervisors in one program may share a journal.
 
     Raises:
-        CodexError: As :func:`open_supervisor` does, except for its journal.
+        CodexError: As in :func:`open_supervisor`, except for errors of the journal.
     """
     async with with_task(generations.serve, generations.close):
         await generations.wait_ready()

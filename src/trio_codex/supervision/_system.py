@@ -33,7 +33,7 @@ def _started(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
-    # Counted from the state, which is the third field, and the first one after the name.
+    # The first field after the name is the state, field 3; the start time is field 22.
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_MISSED: Final = 20
-"""How often to look again for a turn that the history lists as running, and that cannot be rejoined."""
+"""How often to look again for a turn that the history lists as running but that cannot be rejoined."""
 
 
 class SupervisedThread:
@@ -187,7 +187,7 @@ class SupervisedThread:
             key: The identity of the prompt within the thread: at most 200 characters without ``~``. Required with a
                 journal.
             on_interrupted: What to do if a death interrupts the turn: ``"continue"`` with a follow-up turn,
-                ``"raise"``, or call an async function with the result so far, which returns the input of the
+                ``"raise"``, or an async function that receives the result so far and returns the input of the
                 follow-up.
             continue_with: The input of the follow-up.
             on_failed: What to do if the turn has already failed for a transient reason: ``"raise"`` again, or
@@ -196,12 +196,12 @@ class SupervisedThread:
             **options: See :class:`~trio_codex.TurnOptions`. The key is the ``client_user_message_id``.
 
         Returns:
-            The result of a prompt that was completed or interrupted. If it took several turns, it has the items of
-            all of them, and ``parts`` separates them.
+            The result of a prompt that was completed or interrupted. If it took several turns, it contains the items
+            of all of them, and ``parts`` separates them.
 
         Raises:
             KeyConflict: The key belongs to another prompt.
-            HistoryLost: The model received the prompt, but the history does not have it.
+            HistoryLost: The model received the prompt, but it is missing from the history.
             TurnInterrupted: The server died during the turn, and ``on_interrupted`` is ``"raise"``.
             ThreadQuarantined: The server dies whenever this thread has an open turn.
             ThreadGone: The server no longer has the thread.
@@ -330,11 +330,11 @@ class SupervisedThread:
         return await self._over_generations(lambda opened: opened.fate(known, message))
 
     async def compact(self) -> TurnResult[Any]:
-        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and repeat it if a death interrupts it.
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and start over after a death.
 
         Raises:
             TurnActive: A prompt runs on this thread.
-            CodexError: As there, except for a lost connection.
+            CodexError: As in :meth:`~trio_codex.Thread.compact`, except for a lost connection.
         """
         self._check_open()
         with self._busy(None):
@@ -394,7 +394,7 @@ class SupervisedThread:
             options: Any = dict(self._options)
             budget = options.pop("budget", None)
             if budget is not None:
-                with suppress(errors.BudgetExceeded):  # a prompt raises it
+                with suppress(errors.BudgetExceeded):  # the next prompt raises it
                     options["budget"] = self._journal.spent(self.name).rest_of(budget, "thread")
             try:
                 thread, newest = await open_thread(self._generations, life, self.name, options)
@@ -408,7 +408,7 @@ class SupervisedThread:
         """Run a prompt in as many generations as it takes."""
 
         async def work(opened: OpenThread) -> TurnResult[Any]:
-            # A new prompt on the thread shows that the exception that left an earlier one did not end the program.
+            # A new prompt shows that the program survived the exception that interrupted an earlier one.
             self._generations.settle_left(self.name)
             row = self._journal.key(self.name, prompt.key)
             step = Send(1, prompt.value) if row is None else await opened.decide(prompt, row)

@@ -57,12 +57,12 @@ class SupervisedTurn:
 
     @property
     def result(self) -> TurnResult[Any]:
-        """The result, as of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+        """The result, as :meth:`SupervisedThread.run` returns it. A failed turn does not raise here.
 
         Its status is ``"lost"`` if the scope was left between two generations.
 
         Raises:
-            TurnActive: It has not ended.
+            TurnActive: The prompt has not ended.
         """
         if self._result is None:
             raise errors.TurnActive(self._thread_id, self.id, "turn")

@@ -21,7 +21,7 @@ class Turnstile:
         self._loners = 0
         self._waiting = trio.lowlevel.ParkingLot()
 
-    async def enter(  # noqa: ASYNC910  # what is admitted has checkpoints, and an open turnstile is to cost nothing
+    async def enter(  # noqa: ASYNC910  # an admitted turn has checkpoints, and an open turnstile must cost nothing
         self, name: str, *, nested: bool = False, alone: bool = False
     ) -> None:
         """Admit a turn, at once if nothing keeps it out; :meth:`leave` ends it.

@@ -20,7 +20,7 @@ class Backoff:
     Attributes:
         first: The delay before the first restart.
         then: The delay before the second restart.
-        factor: The growth of each later delay.
+        factor: The ratio of each later delay to the one before it.
         maximum: The longest delay.
 
     Raises:
@@ -36,7 +36,7 @@ class Backoff:
         """Return the delay before a restart, by its number, starting at 1."""
         if number <= 1:
             return min(self.first, self.maximum)
-        # The exponent is bounded, because a float is.
+        # Bound the exponent, because a large one overflows a float.
         return float(min(self.maximum, self.then * self.factor ** min(number - 2, 64)))
 
 
@@ -89,7 +89,7 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Generation:
-    """One server, or one connection to a server, of a supervisor.
+    """One server of a supervisor, or one of its connections to a server.
 
     Attributes:
         number: Its number, starting at 1.
@@ -118,7 +118,7 @@ class SupervisorStatus:
         threads: The names of the open threads.
         turns: The names of the threads that have an open turn.
         quarantined: The names of the threads that are quarantined.
-        tokens: Tokens used by the turns of all threads in the journal, also in earlier programs.
+        tokens: Tokens used by the turns of all threads in the journal, including those of earlier programs.
     """
 
     state: Literal["ready", "restarting", "draining", "closed"] | str  # noqa: PYI051  # the values are documentation
