@@ -1,6 +1,6 @@
 """Dynamic tools: async functions that an agent can call.
 
-A call runs within the turn that makes it: it is cancelled when the turn ends or its scope is left. If a tool fails, its
+A call runs within the turn that makes it: it is cancelled when the turn ends or its scope exits. If a tool fails, its
 call fails and the agent sees the error, but the turn continues.
 """
 

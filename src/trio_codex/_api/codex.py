@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class Codex:
-    """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
+    """A client of one server, created by :func:`open_codex`, :func:`attach_codex` or :func:`connect_codex`.
 
     Any number of tasks may use it concurrently.
 
@@ -236,8 +236,8 @@ class Codex:
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
-                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
-                :func:`connect_codex`, both come from its ``config``, or else from this process at the time of that call.
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. For a server that this
+                client did not start, both come from ``config``, or else from this process when the client was opened.
 
         Raises:
             ValueError: The directory that the path is relative to is unknown.

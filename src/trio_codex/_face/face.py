@@ -183,7 +183,7 @@ class _Blocking(Operation):
 
 
 class Scope:
-    """A scope of the Trio API. However it is left, leaving waits until everything it started has ended."""
+    """A scope of the Trio API. However it exits, it waits until everything it started has ended."""
 
     face: ClassVar[Face]
 

@@ -43,7 +43,7 @@ class Operation:
         raise NotImplementedError
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
-        """Wait until it is done. If the caller is interrupted, call ``cancel``, keep waiting, and return it."""
+        """Wait until the operation is done. If the caller is interrupted, call ``cancel``, keep waiting, and return it."""
         raise NotImplementedError
 
     def finish(self, value: Any = None, error: BaseException | None = None) -> None:
@@ -55,7 +55,7 @@ class Operation:
             self.wake()
 
     def cancel(self) -> None:
-        """Cancel it, in the Trio thread."""
+        """Cancel the operation, in the Trio thread."""
         if not self.done and self.worker is not None:
             self.worker.cancel_scope.cancel()
 

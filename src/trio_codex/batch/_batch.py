@@ -147,7 +147,7 @@ async def open_batch(
 
     Each attempt at a task has its own thread and directory. Outcomes are stored in ``out``. Open the same directory
     again after a crash, an error or Ctrl-C: tasks with an outcome are not run again, and the others continue. Either
-    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, also on the server.
+    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, on the server too.
 
     Args:
         tasks: The tasks, with unique ids.

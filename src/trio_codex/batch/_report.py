@@ -1,4 +1,4 @@
-"""The report of a batch: one HTML page that contains everything it shows."""
+"""The report of a batch: one self-contained HTML page."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def fail_after(seconds: float) -> Deadline:
     """Return a scope like that of :func:`move_on_after`, which raises if it expires.
 
     Raises:
-        TimeoutError: The body took longer; raised when the block is left.
+        TimeoutError: The body took longer; raised when the block exits.
         ValueError: ``seconds`` is NaN.
     """
     return Deadline(seconds, fails=True)

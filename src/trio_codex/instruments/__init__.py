@@ -1,6 +1,6 @@
 """Instruments: observers of a client, similar to :class:`trio.abc.Instrument`, for logging, metrics and tracing.
 
-Override the hooks you need, and pass an instance to :func:`trio_codex.open_codex` or :func:`trio_codex.connect_codex`.
+Override the hooks you need, and pass an instance to :func:`trio_codex.open_codex` or another function that opens a client.
 Hooks that no instrument overrides have no measurable cost. The built-in instruments are imported on first use.
 """
 

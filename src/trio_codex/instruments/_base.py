@@ -128,7 +128,7 @@ class DecisionRecord:
         seconds: Seconds from the request to its outcome.
     """
 
-    __module__ = "trio_codex"  # where it is public; the documentation links to it there
+    __module__ = "trio_codex"  # the public location, which the documentation links to
 
     id: RequestId
     method: str

@@ -136,7 +136,7 @@ class Attempt:
         return combined([*self._send.parts, result])
 
     def _note_left(self, view: SupervisedTurn | None) -> None:
-        """Record the end of a turn whose scope was left early."""
+        """Record the end of a turn whose scope exited early."""
         result = self._result()
         if result is None or result.status == TurnStatus.lost:
             self._opened.is_settled = False

@@ -83,7 +83,7 @@ class Generations:
         open_threads: The names of the open threads.
         strikes: The number of consecutive deaths at which each thread was busy.
         quarantined: The names of the quarantined threads.
-        left: The turns left by an exception of the program, by thread and key.
+        left: Turns whose scopes exited with an exception of the program, by thread and key.
         instruments: The instruments, and one that writes the log.
     """
 
@@ -213,7 +213,7 @@ class Generations:
             self.journal.died(name, 0)
 
     def settle_left(self, name: str | None = None) -> None:
-        """Record turns left by an exception as interrupted by the program, because the program continues.
+        """Record the turns in ``left`` as interrupted by the program, because the program continues.
 
         Args:
             name: The name of a thread; by default, all of them.

@@ -153,7 +153,7 @@ class OpenThread:
         return result_of(self.thread.id, found.turn, items)
 
     async def _check_nothing_hidden(self, row: KeyRow) -> None:
-        """Check that no turn since the message was sent may contain it.
+        """Check that none of the turns since the message was sent can contain it.
 
         Raises:
             HistoryLost: There is a turn without items that belongs to no other key.

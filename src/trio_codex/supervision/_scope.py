@@ -61,7 +61,7 @@ async def _run(  # noqa: ASYNC910  # runs as a separate task
     body: trio.CancelScope,
     others: list[BaseException],
 ) -> None:
-    """Run the task of :func:`with_task`. Not a closure, because each one would be compiled and protected anew."""
+    """Run the task of :func:`with_task`. Not a closure, which every scope would have to protect again."""
     try:
         with shield:
             await work()

@@ -59,7 +59,7 @@ class SupervisedTurn:
     def result(self) -> TurnResult[Any]:
         """The result, as :meth:`SupervisedThread.run` returns it. A failed turn does not raise here.
 
-        Its status is ``"lost"`` if the scope was left between two generations.
+        Its status is ``"lost"`` if the scope exited between two generations.
 
         Raises:
             TurnActive: The prompt has not ended.
