@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class TypedRequest(Protocol):
-    """A function that sends a request and returns its typed result. It raises what the generated methods document."""
+    """A function that sends a request and returns its typed result, or raises what the generated methods document."""
 
     async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:
         """Send the request and wait for its result."""

@@ -80,7 +80,7 @@ class Face(Presenter):
         kwargs: Any = MappingProxyType({}),
         keep: Callable[[Any], object] | None = None,
     ) -> Any:
-        """Run an async function in Trio. If the caller was interrupted but it returned, pass the value to ``keep``."""
+        """Run an async function in Trio. If it returns after the caller was interrupted, pass the value to ``keep``."""
         self.check(host)
         operation, caller = self.operation(), self.caller()
         host.call(operation, caller, function, args, kwargs)

@@ -90,7 +90,7 @@ class OpenThread:
         Raises:
             KeyConflict: The key belongs to another prompt.
             HistoryLost: The model received a message that is missing from the history.
-            TurnInterrupted: A death interrupted it, and ``on_interrupted`` is ``"raise"``.
+            TurnInterrupted: A death interrupted the turn, and ``on_interrupted`` is ``"raise"``.
         """
         await trio.lowlevel.checkpoint()
         if row.digest != prompt.digest:

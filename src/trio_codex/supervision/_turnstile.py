@@ -58,7 +58,7 @@ class Turnstile:
         self._waiting.unpark_all()
 
     async def close(self, patience: float) -> None:
-        """Admit no turn until :meth:`reopen`, and wait until none is open, or until a timeout."""
+        """Admit no turn until :meth:`reopen`. Wait until none is open, or for ``patience`` seconds."""
         self.drains += 1
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(patience):  # noqa: ASYNC912  # there may be nothing to wait for
