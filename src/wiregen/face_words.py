@@ -13,13 +13,13 @@ _CHECKPOINT: Final = (r"(This is a|A) checkpoint\. ?", "")
 _BOTH: Final = (
     _CHECKPOINT,
     (r"A checkpoint; cancellation loses", "A cancellation loses"),
-    (r"Checkpoints and exceptions are", "Exceptions are"),
+    (r"the checkpoints and exceptions of", "the exceptions of"),
     (r"A cancellation point, and a schedule point [^.]*\. ?", ""),
     (r"A cancellation point\. ?", ""),
     (r"Iteration is cheap: every event is a cancellation point, but [^.]*\.", ""),
-    (r"RuntimeError: It was not called from a Trio task\.", ""),
+    (r"RuntimeError: This was not called from a Trio task\.", ""),
     (
-        r"The iteration never ends by itself: use ``break`` or cancel it\.",
+        r"The iteration never ends on its own: use ``break`` or cancel it\.",
         "Leave the iteration with ``break``; it raises :exc:`~trio_codex.errors.ConnectionClosed` when the client is closed.",
     ),
     (

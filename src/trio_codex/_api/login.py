@@ -151,7 +151,7 @@ async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginPara
 
 
 async def cancel_login(session: Session, login_id: str) -> None:
-    """Cancel a login within ``interrupt_grace``, unless it has ended by itself."""
+    """Cancel a login within ``interrupt_grace``, unless it has ended on its own."""
     await session.server.end("account/login/cancel", {"loginId": login_id})
 
 

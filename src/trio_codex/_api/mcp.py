@@ -127,7 +127,7 @@ class ThreadMcpServers:
 
         No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
         makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
-        ``never``, the server declines them by itself.
+        ``never``, the server declines them on its own.
 
         If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel
         it. Unloading the thread stops the MCP server, and the call with it.

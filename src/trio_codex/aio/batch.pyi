@@ -158,18 +158,18 @@ def open_batch(
 
     Each attempt at a task has its own thread and directory. Outcomes are stored in ``out``. Open the same directory
     again after a crash, an error or Ctrl-C: tasks with an outcome are not run again, and the others continue. Either
-    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, also on the server.
+    every task gets an outcome, or an error is raised. Leaving the scope ends running attempts, on the server too.
 
     Args:
         tasks: The tasks, with unique ids.
         solve: An async function that solves one task, and returns plain JSON. If it raises, the outcome is ``failed``. By
             default, the prompt is run, and the value is the final response.
-        out: The directory of the batch, on a local disk. It is created if it does not exist, and must be empty
-            or that of the same batch.
+        out: The directory of the batch, on a local disk. It is created if it does not exist; otherwise it must
+            be empty or contain the same batch.
         config: The configuration of the server.
         turns: How many attempts run concurrently.
-        starting: How many attempts may be starting concurrently, from the start of the thread to that of its first
-            turn, which costs the server most. By default the same as ``turns``.
+        starting: How many attempts may be starting concurrently, that is, until their first turn runs. This phase costs
+            the server most. By default the same as ``turns``.
         servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that an attempt that
             crashes its server interrupts no other one. With several servers, the limits of the whole batch are
             checked when a turn starts, and during a turn only against the usage of its own server.
@@ -190,7 +190,7 @@ def open_batch(
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:
-        BatchConflict: ``out`` has a batch with other tasks or settings.
+        BatchConflict: ``out`` contains a batch with other tasks or settings.
         JournalInUse: Another program runs the batch.
         JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.

@@ -10,7 +10,7 @@
             for event in turn: ...
 
 Names, arguments and exceptions are those of :mod:`trio_codex`, without ``async`` and ``await``. One daemon thread runs Trio
-for each client. Leaving a scope waits until everything it started has ended on the server, also after an exception or
+for each client. Leaving a scope waits until everything it started has ended on the server, even after an exception or
 Ctrl-C.
 """
 
@@ -103,7 +103,7 @@ def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
     """
 
 class Codex:
-    """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
+    """A client of one server, created by :func:`open_codex`, :func:`attach_codex` or :func:`connect_codex`.
 
     Any number of threads may use it concurrently.
 
@@ -179,7 +179,7 @@ class Codex:
         Every pending operation raises ``ConnectionBroken``. Open turns are not interrupted first.
 
         Args:
-            reason: What is wrong with the server, for the error.
+            reason: What is wrong with the server; shown in the error.
         """
     def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
@@ -246,11 +246,11 @@ class Codex:
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
-                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
-                :func:`connect_codex`, both are what a server started here at the time of that call would have used.
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. For a server that this
+                client did not start, both come from ``config``, or else from this process when the client was opened.
 
         Raises:
-            ValueError: The base of the path is unknown.
+            ValueError: The directory that the path is relative to is unknown.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
@@ -583,10 +583,10 @@ class ThreadMcpServers:
 
         No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
         makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
-        ``never``, the server declines them by itself.
+        ``never``, the server declines them on its own.
 
         If this is interrupted, the call runs to its end and its result is discarded, because the protocol cannot cancel
-        it. It ends with the MCP server, when the thread is unloaded.
+        it. Unloading the thread stops the MCP server, and the call with it.
 
         Args:
             name: The name of the MCP server.
@@ -748,7 +748,7 @@ class Goal:
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
-        """Return the next event. Exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event, with the exceptions of iterating over a :class:`Turn`."""
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     def steer(self, value: TurnInput) -> None:
@@ -780,9 +780,9 @@ class Thread:
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as a
-    context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
-    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended
-    and the client unsubscribes from it.
+    context manager is optional; leaving that scope ends the turn this handle started, unless it was started with
+    ``leave_running``. When the last handle of a thread in this client exits, the thread's background terminals are
+    also ended and the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -895,7 +895,7 @@ class Thread:
         Raises:
             TurnActive: The thread has an open turn, started by this client or by the server.
             InvalidRequestError: This thread cannot have goals: it is ephemeral, or goals are disabled.
-            BudgetExceeded: Its turns exceeded the budget of the thread or the client, or one was already used up.
+            BudgetExceeded: The turns exceeded the budget of the thread or the client, or one was already used up.
             ThreadClosed: The thread's scope has exited.
             TurnLost: The end of the goal was not observed, and the body returned normally.
             PolicyError: A policy callback raised, or returned something that is not a decision; the body was
@@ -1040,7 +1040,7 @@ class Turn(Generic[OutputT_co]):
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
     buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end the turn; leaving
-    its scope does, unless it is to be left running.
+    the scope of :meth:`Thread.turn` does, unless ``leave_running`` is set.
     """
     @property
     def thread(self) -> Thread:
@@ -1073,10 +1073,10 @@ class Turn(Generic[OutputT_co]):
         """Tokens used so far, including those of agents it spawned; ``None`` if none were reported."""
     @property
     def last_event_at(self) -> float:
-        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
+        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as an event."""
     @property
     def waiting_on(self) -> WaitingOn | None:
-        """What the turn is waiting for; ``None`` once it has ended. For how long, see :attr:`last_event_at`."""
+        """What the turn is waiting for; ``None`` once it has ended. See :attr:`last_event_at` for how long."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
         """Return the next event.
@@ -1122,7 +1122,7 @@ class Turn(Generic[OutputT_co]):
             TurnLost: The connection ended, or the turn was abandoned.
         """
     def wait_stored(self) -> bool:
-        """Wait until the server has stored the input, so that the history has it even if the server is killed.
+        """Wait until the server has stored the input, so that the history contains it even if the server is killed.
 
         The first completed item of the turn, or its first report of usage, proves that.
 
@@ -1140,7 +1140,7 @@ class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> str:
-        """Return the next piece. Exceptions are those of iterating over the turn."""
+        """Return the next piece, with the exceptions of iterating over the turn."""
 
 class Subscription(Generic[E]):
     """An iterator over events, fed by the reader.
@@ -1152,7 +1152,7 @@ class Subscription(Generic[E]):
         wakeups: Registers the consumer when it has something to read.
 
     Attributes:
-        on_overflow: Callback for when the consumer falls behind beyond the limits.
+        on_overflow: Called when the consumer falls behind beyond the limits.
     """
     def __iter__(self) -> Self: ...
     def __next__(self) -> E:
@@ -1168,12 +1168,12 @@ class RemoteProcess:
     """A command running on the server, inside ``with codex.exec(…)``. Resembles :class:`trio.Process`.
 
     Attributes:
-        stdin: Its standard input. Closing it sends end of file.
-        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
+        stdin: The standard input. Closing it sends end of file.
+        stdout: The standard output; with a terminal, everything printed. Unread output is buffered up to the size of
             ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
             raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
             process and its other stream are not affected. Closing the stream discards any further output.
-        stderr: The same for its standard error; ``None`` with a terminal.
+        stderr: The same for the standard error; ``None`` with a terminal.
     """
 
     stdin: RemoteInput
@@ -1181,7 +1181,7 @@ class RemoteProcess:
     stderr: RemoteOutput | None
     @property
     def returncode(self) -> int | None:
-        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while the process runs, or if none was reported."""
     def wait(self) -> int:
         """Wait for the process to exit, and return its exit status. Its output can be read before or after.
 
@@ -1190,7 +1190,7 @@ class RemoteProcess:
             ConnectionClosed: You closed the connection.
         """
     def terminate(self) -> None:
-        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
+        """Kill the process group. Returns once the server has accepted; use :meth:`wait` to wait for the exit.
 
         The server supports only SIGKILL. A child in its own session (``setsid``) escapes unless the sandbox contains it.
 
@@ -1198,16 +1198,16 @@ class RemoteProcess:
             CodexError: As for any request.
         """
     def kill(self) -> None:
-        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
+        """Kill the process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
     def resize(self, cols: int, rows: int) -> None:
-        """Resize its terminal.
+        """Resize the terminal of the process.
 
         Args:
             cols: Width in characters.
             rows: Height in characters.
 
         Raises:
-            InvalidRequestError: It has no terminal, or has ended.
+            InvalidRequestError: The process has no terminal, or has ended.
             CodexError: As for any request.
         """
 
@@ -5281,7 +5281,7 @@ class Supervisor:
             ConnectionClosed: The supervisor's scope has exited.
         """
     def drain(self, *, timeout: float = 60) -> None:
-        """Admit no more prompts, and wait until open turns have ended, to end the program.
+        """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
 
         A prompt that is not admitted waits until it is interrupted. The next program runs it.
 
@@ -5293,7 +5293,7 @@ class Supervisor:
 
         Args:
             name: The name of the thread in the journal. An unknown name starts a new thread.
-            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except options
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those
                 for new threads only. The thread cannot be ephemeral.
 
         Raises:
@@ -5407,11 +5407,11 @@ class SupervisedThread:
             CodexError: As for any request.
         """
     def compact(self) -> TurnResult[Any]:
-        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and repeat it if a death interrupts it.
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does, and start over after a death.
 
         Raises:
             TurnActive: A prompt runs on this thread.
-            CodexError: As there, except for a lost connection.
+            CodexError: As in :meth:`~trio_codex.Thread.compact`, except for a lost connection.
         """
 
 class SupervisedTurn:
@@ -5429,12 +5429,12 @@ class SupervisedTurn:
         """The id of its current turn on the server; ``None`` between generations."""
     @property
     def result(self) -> TurnResult[Any]:
-        """The result, as of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+        """The result, as :meth:`SupervisedThread.run` returns it. A failed turn does not raise here.
 
-        Its status is ``"lost"`` if the scope was left between two generations.
+        Its status is ``"lost"`` if the scope exited between two generations.
 
         Raises:
-            TurnActive: It has not ended.
+            TurnActive: The prompt has not ended.
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
@@ -5534,7 +5534,7 @@ def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
+    """Call a function that runs turns, and retry while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
@@ -5584,8 +5584,8 @@ def attach_codex(
 ) -> Scope[Codex]:
     """Attach a client to a server that somebody else started, as a scope. Needs the ``ws`` extra.
 
-    However the scope exits, the turns and commands that this client started are ended on the server, and nothing else
-    is: the server keeps running, and so do the turns of its other clients.
+    However the scope exits, it ends the turns and commands that this client started. The server keeps running, and so do
+    the turns of its other clients.
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
@@ -5602,7 +5602,7 @@ def attach_codex(
     Raises:
         AttachError: There is no server, or it refused the connection.
         StartError: The server did not answer ``initialize`` in time, or rejected it.
-        ValueError: The URL is not that of a server, or as in :func:`open_codex`; nothing was sent.
+        ValueError: The URL is invalid, or :func:`open_codex` would raise this; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
     """
@@ -5641,5 +5641,6 @@ def open_supervisor(
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.
-        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``, also for the other arguments.
+        ValueError: As in :func:`~trio_codex.open_codex`.
+        TypeError: An argument has the wrong type, or a tool has no valid schema.
     """

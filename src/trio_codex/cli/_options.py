@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_GRACE = 5.0
-"""Seconds for the server to exit by itself, as in ``CodexConfig``."""
+"""Seconds for the server to exit on its own, as in ``CodexConfig``."""
 
 START_TIMEOUT = click.option(
     "--start-timeout",

@@ -70,7 +70,7 @@ class Stats:
         interrupt_latency: From the interrupt of a turn to its end, if the interrupt ended it.
         tokens: Tokens used by ended turns.
         generations: Generations of supervisors.
-        generations_lost: Generations that ended by themselves.
+        generations_lost: Generations that ended on their own.
     """
 
     connections_open: int

@@ -153,7 +153,7 @@ class Inbox(Policy):
             nursery.start_soon(show_requests, inbox)  # async for pending in inbox: ...
 
     The iteration yields each :class:`Pending` request once, in order of arrival. Several tasks may iterate at the same
-    time; each request goes to one of them. The iteration never ends by itself: use ``break`` or cancel it. Requests that
+    time; each request goes to one of them. The iteration never ends on its own: use ``break`` or cancel it. Requests that
     were not delivered then stay in the queue for the next iteration. A request that is withdrawn before delivery is
     skipped; one that is withdrawn later has :attr:`Pending.withdrawn` set.
 

@@ -350,7 +350,7 @@ async def _watch(codex: Codex, probe: Probe) -> None:
     try:
         await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
     except (errors.ConnectionBroken, errors.ConnectionClosed):
-        return  # it died by itself, and wait_closed() returns the cause
+        return  # it died on its own, and wait_closed() returns the cause
     seconds = probe.every + probe.failures * probe.timeout
     codex.give_up(f"the server has given no sign of life for {seconds:g} s")
 
