@@ -361,19 +361,24 @@ async def test_a_call_of_another_clients_tool_is_left_to_that_client(use):
         raise AssertionError("it was called")
 
     async with two_clients() as (one, other, model):
+        before_call = model.gate()
         model.call_tool("wait_for_it")
         model.say("done")
         thread = await one.thread_start(tools=[wait_for_it])
         async with thread.turn("go") as turn:
-            async for event in turn:
-                if event.method == "item/started" and event.raw["item"]["type"] == "dynamicToolCall":
-                    break
+            await before_call.reached()
+            if use != "rejoins":
+                before_call.open()
+                async for event in turn:
+                    if event.method == "item/started" and event.raw["item"]["type"] == "dynamicToolCall":
+                        break
             if use == "resumes with a tool of the same name":
                 other._session.approvals.tools = Toolbox([tool(fail, name="wait_for_it")])
             async with AsyncExitStack() as stack:
                 resumed = await stack.enter_async_context(await other.thread_resume(thread.id))
                 if use == "rejoins":
                     await stack.enter_async_context(resumed.rejoin())
+                before_call.open()
                 while not other.decisions:  # noqa: ASYNC110  # there is nothing to wait for
                     await trio.sleep(0.01)
                 gate.set()
