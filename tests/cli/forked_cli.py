@@ -78,6 +78,16 @@ def become(request, streams):
         setattr(sys, name, new)
 
 
+async def rehearse():
+    """Run a turn of a scripted server, which builds the converters that all commands need."""
+    async with fake_codex(process=True) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        await server.item("completed", {"type": "agentMessage", "id": "m", "text": "hello"})
+        await server.end_turn()
+
+
 ending = {}
 """The exit status of the command, once it is known."""
 
@@ -95,14 +105,22 @@ def leave():
 
 if __name__ == "__main__":
     atexit.register(leave)  # before the imports, so that it runs after the functions that they register
+    import hypercorn.trio  # noqa: F401  # for commands with a scripted model
+    import trio
+
     import trio_codex.batch
     import trio_codex.cli.__main__
     import trio_codex.supervision
     import trio_codex.testing
+    from trio_codex._api.loading import HELD
     from trio_codex.cli import main
+    from trio_codex.testing import fake_codex
 
     for module in pkgutil.iter_modules(trio_codex.cli.__path__, "trio_codex.cli."):
         __import__(module.name)
+    for name in HELD:
+        __import__(name)
+    trio.run(rehearse)
     gc.collect()
     gc.freeze()
     become(*serve(socket.socket(fileno=int(sys.argv[1]))))
