@@ -9,14 +9,22 @@ from cli_driver import run_cli, script
 import wiregen.schema
 from trio_codex import wire
 from trio_codex.binary import TESTED, check_version, find_binary
+from trio_codex.cli import _drift
 from trio_codex.cli._drift import Difference, NotASchema, compare
 from trio_codex.wire._registry import OLDER_ONLY
+from trio_codex.wire._schema.built_in import BuiltIn
 
 real = pytest.mark.real
 
 VENDORED = wiregen.schema.SCHEMA / wiregen.schema.FILES["experimental"]
 TEXT = gzip.decompress(VENDORED.read_bytes())
 PINNED = json.loads(TEXT)
+BUILT_IN = BuiltIn()
+
+
+@pytest.fixture(autouse=True)
+def built_in_read_once(monkeypatch):
+    monkeypatch.setattr(_drift, "BuiltIn", lambda: BUILT_IN)
 
 
 class Doctored:
