@@ -70,10 +70,16 @@ def pytest_xdist_auto_num_workers(config):
     return min(processors + 1, MOST_WORKERS)
 
 
-def pytest_collection_finish():
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     """Exempt collected tests from garbage collection: they live for the whole run and slow down each collection."""
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
