@@ -66,7 +66,7 @@ async def test_both_sides_can_send_much_at_once():
 
 
 async def test_orders_from_several_tasks_before_the_process_starts_are_all_carried_out():
-    async with fake_process(IMPATIENT, strict=False) as (config, server), trio.open_nursery() as nursery:
+    async with fake_process(strict=False) as (config, server), trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(server.notify, "configWarning", {"summary": "x" * 1_000_000})
             nursery.start_soon(server.strike, "flood_stderr")
