@@ -163,6 +163,67 @@ async def test_a_cancelled_start_ends_the_command():
         assert scope.cancelled_caught
 
 
+OVERLOADED = ("Server overloaded; retry later.", -32001)
+
+
+async def test_a_command_refused_for_overload_starts_although_the_write_behind_it_was_taken(autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        started = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with codex.exec(["cat"], stdin=True) as process:
+                started.set()
+                assert await process.wait() == 0
+
+        for _ in range(3):
+            command = await server.expect("command/exec")
+            probe = await server.expect("command/exec/write")
+            await command.refuse(*OVERLOADED)
+            await probe.refuse(GONE)
+        command = await accept(server)
+        await started.wait()
+        await exit_with(command)
+    assert server.unexpected() == []
+
+
+async def test_a_command_refused_for_overload_until_its_timeout_raises_the_refusal(autojump_clock):
+    async with scripted(CodexConfig(request_timeout=2)) as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.ServerBusyError):
+                async with codex.exec(["cat"]):
+                    pytest.fail("the body must not run")
+            nursery.cancel_scope.cancel()
+
+        while True:
+            asked = await server.expect_any()
+            await (asked.refuse(*OVERLOADED) if asked.method == "command/exec" else asked.refuse(GONE))
+
+
+async def test_a_command_that_was_left_is_not_sent_again_after_a_refusal(autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        scope, left = trio.CancelScope(), trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            with scope:
+                async with codex.exec(["sleep"]):
+                    pytest.fail("the body must not run")
+            left.set()
+
+        command = await server.expect("command/exec")
+        await server.expect("command/exec/write")
+        scope.cancel()
+        await (await server.expect("command/exec/terminate")).refuse(GONE)
+        await command.refuse(*OVERLOADED)
+        await left.wait()
+        await trio.sleep(1)
+        assert server.unexpected() == []
+        assert codex.is_open
+
+
 async def test_a_body_that_is_already_cancelled_sends_nothing():
     async with scripted() as (codex, server):
         with trio.CancelScope() as scope:

@@ -340,13 +340,63 @@ def test_a_request_waiting_to_be_repeated_can_be_withdrawn():
         call = await session.connection.calls.begin("turn/start", {}, "deferred")
         await wait_all_tasks_blocked()
         assert call.sent
-        assert not call.take_back()
         await server.answer(server.lines[0], error=BUSY)
         await wait_all_tasks_blocked()
         assert not call.sent
         assert call.take_back()
         await trio.sleep(10)
         assert server.lines == []
+
+    run(main)
+
+
+def test_a_request_that_was_to_be_withdrawn_is_not_repeated():
+    async def main(session):
+        server = session.server
+        call = await session.connection.calls.begin("command/exec", {}, "deferred")
+        await wait_all_tasks_blocked()
+        assert not call.take_back()
+        await server.answer(server.lines[0], error=BUSY)
+        with pytest.raises(errors.ServerBusyError):
+            await call.answer()
+        await trio.sleep(10)
+        assert server.lines == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_barrier_whose_refusal_is_lost_is_repeated(lost):
+    # A server that cannot write a refusal drops it.
+    async def main(session):
+        server, dropped = session.server, []
+
+        async def answer(line):
+            if line["method"] == BARRIER_METHOD and len(dropped) < lost:
+                dropped.append(line)
+                server.lines.remove(line)
+                server.unacknowledged = [each for each in server.unacknowledged if each[0] is not line]
+            elif line["method"] != "deferred":
+                await server.answer(line, result={})
+
+        server.policy = answer
+        for _ in range(LINES):
+            session.request("deferred")
+        await wait_all_tasks_blocked()
+        session.request("window")
+        await trio.sleep(TIMEOUT / 2)
+        assert len(dropped) == lost
+        assert session.outcomes[-1] == "answered"
+
+    run(main)
+
+
+def test_a_mute_server_gets_few_barriers():
+    async def main(session):
+        for _ in range(LINES):
+            session.request("deferred")
+        await trio.sleep(120)
+        assert session.server.barriers <= LINES // 8
 
     run(main)
 

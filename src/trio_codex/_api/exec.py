@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 METHOD: Final = "command/exec"
 OUTPUT_METHOD: Final = "command/exec/outputDelta"
 
+RESEND_SECONDS: Final = 0.02
+"""Interval between checks whether a command that an overloaded server rejected was sent again."""
+
 
 class _Output(msgspec.Struct):
     stream: str
@@ -153,25 +156,38 @@ class RemoteProcess:
         session = self._session
         self._call = await session.server.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
-        # The server responds to the first request only at the end, but to a subsequent write immediately; it rejects
-        # the write if the process does not exist. Both must use the same queue, or the write could be sent first.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
-        probe = {"processId": self._process_id, **write}
-        running = await session.connection.calls.begin(f"{METHOD}/write", _convert.encode(probe), "deferred")
+        with session.timeouts.move_on_after(session.config.request_timeout):
+            while not await self._is_confirmed(self._call, {"processId": self._process_id, **write}):
+                # An overloaded server rejected the command, but not the write. Both are sent again.
+                while self._call.waits and not self.has_ended:
+                    await session.timeouts.sleep(RESEND_SECONDS)
+            self.raise_failure()
+            return
+        raise session.connection.calls.overdue(self._call, session.config.request_timeout)
+
+    async def _is_confirmed(self, call: Call, write: dict[str, object]) -> bool:
+        """Wait until the process is running or has ended; return whether the server has accepted the command.
+
+        The server responds to the command only at the end, but to a subsequent write immediately; it rejects the write if
+        the process does not exist. Both must use the same queue, or the write could be sent first.
+        """
+        refusals = call.refusals
+        running = await self._session.connection.calls.begin(
+            f"{METHOD}/write", _convert.encode(write), "deferred"
+        )
         try:
-            with session.timeouts.move_on_after(session.config.request_timeout):
-                try:
-                    await running.answer()
-                except ServerBusyError:
-                    raise
-                except RpcError:
-                    # The process failed to start or has already ended; the response to the first request shows which.
-                    await self._ended.wait()
-                self.raise_failure()
-                return
-            raise session.connection.calls.overdue(self._call, session.config.request_timeout)
+            await running.answer()
+        except ServerBusyError:
+            raise
+        except RpcError:
+            if call.refusals != refusals and not self.has_ended:
+                return False
+            # The process failed to start or has already ended; the response to the command shows which.
+            await self._ended.wait()
         finally:
             running.give_up()
+        return True
 
     async def finish(self) -> None:
         """End the process on the server and wait for confirmation, within ``interrupt_grace``."""

@@ -90,6 +90,7 @@ class Call(msgspec.Struct, eq=False):
         refusal: The last overload error of the server; the server did not accept the request.
         refusals: The number of overload errors.
         refused_at: Trio time of the first overload error.
+        unwanted: Whether the caller tried to take it back. If the server rejects it, it is not retried.
         timer: The timer that retries the request, or expires it while it waits to be sent.
     """
 
@@ -104,6 +105,7 @@ class Call(msgspec.Struct, eq=False):
     refusal: ServerBusyError | None = None
     refusals: int = 0
     refused_at: float = 0.0
+    unwanted: bool = False
     timer: Timeout | None = None
     _result: msgspec.Raw | None = None
     _error: CodexError | None = None
@@ -160,7 +162,10 @@ class Call(msgspec.Struct, eq=False):
         await self._outcome_known.wait()
 
     def take_back(self) -> bool:
-        """Cancel the call if its line was not handed to the writer yet; return whether that succeeded."""
+        """Cancel the call if its line was not handed to the writer yet; return whether that succeeded.
+
+        Otherwise the server may act on it, but if it rejects the call as overloaded, the call is not retried.
+        """
         return self._caller.take_back(self)
 
     def give_up(self) -> None:

@@ -32,6 +32,10 @@ BARRIER_METHOD: Final = "thread/loaded/list"
 BARRIER_PARAMS: Final = {"limit": 1}
 """The cheapest request that every server accepts, even before ``initialized`` and without the experimental API."""
 
+BARRIER_SECONDS: Final = 2.0
+"""How long to wait for the response to a barrier before another one is sent; it doubles each time. A server that cannot
+write the refusal of a request drops it."""
+
 FIRST_RETRY_SECONDS: Final = 0.02
 LAST_RETRY_SECONDS: Final = 0.5
 """Maximum backoff after overload errors; it doubles each time. The queue of a busy server empties in milliseconds."""
@@ -70,6 +74,7 @@ class Calls:
         self._instruments = instruments
         self._barrier: Call | None = None
         self._barrier_sent_at = 0.0
+        self._barrier_patience = BARRIER_SECONDS
         self._refusing = False
         self.close_reason: CloseReason | None = None
         self.write_queue: WriteQueue = WriteQueue(channel, self._note_sent)
@@ -139,6 +144,7 @@ class Calls:
         """See :meth:`Call.take_back`; tasks that wait for the call get ``error``."""
         queued_line = call.queued_line
         if call.answered or queued_line is None or queued_line.taken:
+            call.unwanted = True
             return False
         if not self._flow.remove(call):
             if self.write_queue.take_back(queued_line):
@@ -206,17 +212,28 @@ class Calls:
     def _send_barrier(self) -> None:
         """Send a barrier unless one is pending."""
         if self._barrier is None and self.close_reason is None:
-            self._barrier = call = Call(self, BARRIER_METHOD, "control")
             self._barrier_sent_at = trio.current_time()
-            call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
-            call.queued_line = QueuedLine(line)
-            self._send(call)
+            self._send_next_barrier(BARRIER_SECONDS)
+
+    def _send_next_barrier(self, seconds: float) -> None:
+        """Send a barrier, and another one if there is no response within ``seconds``: its refusal may have been lost."""
+        lost = self._barrier
+        self._barrier = call = Call(self, BARRIER_METHOD, "control")
+        if lost is not None:
+            self.give_up(lost)
+        call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
+        call.queued_line = QueuedLine(line)
+        self._barrier_patience = seconds
+        self._send(call)
 
     def _send(self, call: Call) -> None:
         assert call.queued_line is not None
         if call.timer is not None:
             self.timeouts.end(call.timer)
             call.timer = None
+        if call is self._barrier:
+            seconds = self._barrier_patience
+            call.timer = self.timeouts.start(seconds, partial(self._send_next_barrier, 2 * seconds))
         self.put(call.queued_line, urgent=call.request_class == "control")
 
     def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
@@ -258,10 +275,12 @@ class Calls:
         call.refusal = refusal
         call.refusals += 1
         waited = self.timeouts.listened_since(call.refused_at)
-        if waited >= self._request_timeout and call is not self._barrier:
+        if call.unwanted or (waited >= self._request_timeout and call is not self._barrier):
             call.settle(None, refusal)
             return
         assert call.queued_line is not None
+        if call.timer is not None:
+            self.timeouts.end(call.timer)
         call.queued_line.taken = False
         self._rpc.reopen(call.request_id, call.method, call)
         delay = min(FIRST_RETRY_SECONDS * 2 ** min(call.refusals - 1, 10), LAST_RETRY_SECONDS)
