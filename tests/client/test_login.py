@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, errors, wire
-from trio_codex._session.logins import ENDED_KEPT
+from trio_codex._session.logins import ENDED_BYTES, ENDED_KEPT
 from trio_codex.testing import fake_codex
 
 BROWSER = {"type": "chatgpt", "loginId": "login-1", "authUrl": "https://auth.example/secret"}
@@ -207,6 +207,17 @@ async def test_the_number_of_recorded_ends_is_bounded():
         await complete(server)
         assert (await login.wait()).success
         assert len(login._news._ended) == ENDED_KEPT
+
+
+async def test_the_size_of_recorded_ends_is_bounded():
+    async with scripted() as (codex, server):
+        login = await codex.login_chatgpt()
+        for number in range(10):
+            await complete(server, f"other-{number}", success=False, error="x" * (ENDED_BYTES // 2))
+        await trio.testing.wait_all_tasks_blocked()
+        assert list(login._news._ended) == ["other-9"]
+        await complete(server, success=False, error="x" * 2 * ENDED_BYTES)
+        assert not (await login.wait()).success
 
 
 # -- account -------------------------------------------------------------------------------------------------------

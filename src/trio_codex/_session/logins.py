@@ -6,7 +6,6 @@ starts before the request is sent.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -25,6 +24,9 @@ MCP_COMPLETED: Final = "mcpServer/oauthLogin/completed"
 ENDED_KEPT: Final = 64
 """Number of ended logins that are remembered. A client has one or two pending at a time."""
 
+ENDED_BYTES: Final = 1024 * 1024
+"""Maximum size of their outcomes, as JSON. The latest is always kept."""
+
 
 class LoginNews(EventSink):
     """The outcomes of logins, collected for the lifetime of the client."""
@@ -32,7 +34,8 @@ class LoginNews(EventSink):
     METHODS: Final = (COMPLETED, MCP_COMPLETED)
 
     def __init__(self) -> None:
-        self._ended: OrderedDict[str, wire.Wire] = OrderedDict()
+        self._ended: dict[str, wire.Wire] = {}
+        self._sizes: dict[str, int] = {}
         self._changed: trio.Event = trio.Event()
         self._error: Callable[[], Exception] | None = None
 
@@ -41,8 +44,11 @@ class LoginNews(EventSink):
         key = _key_of(params)
         if key is not None:
             self._ended[key] = params
-            if len(self._ended) > ENDED_KEPT:
-                self._ended.popitem(last=False)
+            self._sizes[key] = event.size
+            while len(self._ended) > ENDED_KEPT or (
+                len(self._ended) > 1 and sum(self._sizes.values()) > ENDED_BYTES
+            ):
+                self.forget(next(iter(self._ended)))
             self._wake()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
@@ -52,6 +58,7 @@ class LoginNews(EventSink):
     def forget(self, key: str) -> None:
         """Forget the outcome of an earlier login with this key."""
         self._ended.pop(key, None)
+        self._sizes.pop(key, None)
 
     def ended(self, key: str) -> Any:
         """Return the outcome of a login; ``None`` if it has not ended."""

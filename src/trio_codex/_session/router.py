@@ -216,7 +216,7 @@ class Router:
             return
         turn.take(event, now)
         if turn.reducer.children:
-            self._adopt_children(turn)
+            self._threads.adopt_children(turn)
         if event.method in REDUCED:
             self._threads.unknown.grow(thread_id, event.size)
 
@@ -358,12 +358,6 @@ class Router:
             # The turn has no scope that would do this later.
             self._threads.discard_children(turn)
         self._threads.discard_if_unused(state)
-
-    def _adopt_children(self, turn: TurnState) -> None:
-        for child_id in turn.reducer.children:
-            child = self._threads.thread(child_id)
-            if child.parent is None and child is not turn.thread:
-                child.parent = turn
 
 
 class _Resolved(msgspec.Struct):

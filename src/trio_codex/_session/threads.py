@@ -95,6 +95,15 @@ class Threads:
 
     # -- agents ------------------------------------------------------------------------------------------------
 
+    def adopt_children(self, turn: TurnState) -> None:
+        """Link the threads of a turn's agents to the turn."""
+        before = len(self._threads)
+        for child_id in turn.reducer.children:
+            child = self.thread(child_id)
+            if child.parent is None and child is not turn.thread:
+                child.parent = turn
+        self.unknown.grow(turn.thread.id, THREAD_BYTES * (len(self._threads) - before))
+
     def was_left(self, turn_id: str) -> bool:
         """Return whether a turn of this client with this id was left early or interrupted."""
         return turn_id in self._left_turn_ids
@@ -141,5 +150,16 @@ class UnknownThreads:
         # Keep a thread while a callback is handling one of its requests.
         if state is not None and not state.held_requests:
             del self._threads[thread_id]
-            if state.turn is not None:
-                state.turn.lose("this client has not opened its thread")
+            if (turn := state.turn) is not None:
+                turn.lose("this client has not opened its thread")
+                for child_id in turn.reducer.children:
+                    self._release(child_id, turn)
+
+    def _release(self, child_id: str, parent: TurnState) -> None:
+        """Count the thread of an agent by itself, because the turn that spawned it is forgotten."""
+        child = self._threads.get(child_id)
+        if child is not None and child.parent is parent:
+            child.parent = None
+            if not (child.handles or child.pending):
+                self._sizes[child_id] = THREAD_BYTES
+                self._bytes += THREAD_BYTES
