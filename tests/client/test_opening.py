@@ -526,6 +526,68 @@ async def test_turns_of_unopened_threads_use_bounded_memory():
         assert len(list(threads)) == 0
 
 
+async def test_agents_of_turns_of_unopened_threads_use_bounded_memory():
+    spawn = {
+        "type": "collabAgentToolCall",
+        "id": "c",
+        "tool": "spawnAgent",
+        "status": "completed",
+        "prompt": "x",
+    }
+    async with scripted() as (codex, server):
+        threads = codex._session.threads
+        for number in range(UNKNOWN_BYTES // 2400):
+            agents = [f"agent-{number}-{each}" for each in range(5)]
+            spawned = {
+                "senderThreadId": f"stranger-{number}",
+                "receiverThreadIds": agents,
+                "agentsStates": {},
+            }
+            await server.start_turn("turn-1", f"stranger-{number}")
+            await server.item("completed", {**spawn, **spawned}, "turn-1", f"stranger-{number}")
+            if number % 2:
+                await server.start_turn("turn-2", agents[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert threads.find("stranger-0") is None
+        assert len(list(threads)) <= UNKNOWN_BYTES // 2400
+        assert threads.find(agents[-1]).parent is threads.find(f"stranger-{number}").turn
+        assert 0 <= threads.unknown._bytes <= UNKNOWN_BYTES
+
+
+@pytest.mark.parametrize("root", [{"rootTurnId": "review-1"}, {}], ids=["since 0.162", "before"])
+@pytest.mark.parametrize("status", ["completed", "interrupted", "failed"])
+async def test_a_thread_is_free_after_a_review_although_the_server_lists_it_as_running(root, status):
+    runs = {"id": "turn-2", "status": "inProgress", "items": [], **root}
+    ended = {
+        "id": "review-1",
+        "status": status,
+        "items": [{"type": "exitedReviewMode", "id": "r", "review": ""}],
+    }
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.give(
+            "thread/resume", {**OPENED, "initialTurnsPage": {"data": [runs, ended], "nextCursor": None}}
+        )
+        thread = await codex.thread_resume("thread-1")
+        with pytest.raises(errors.NoTurnRuns):
+            async with thread.rejoin():
+                pass
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn("turn-3")
+        await server.end_turn("turn-3")
+
+
+async def test_a_turn_that_follows_another_is_not_taken_for_a_review_that_has_ended():
+    for root in ({"rootTurnId": "turn-2"}, {}):
+        runs = {"id": "turn-2", "status": "inProgress", "items": [], **root}
+        ended = {"id": "turn-1", "status": "completed", "items": []}
+        async with scripted() as (codex, server):
+            page = {"data": [runs, ended], "nextCursor": None}
+            server.give("thread/resume", {**OPENED, "initialTurnsPage": page})
+            thread = await codex.thread_resume("thread-1")
+            with pytest.raises(errors.TurnActive):
+                await thread.run("hi")
+
+
 async def test_usage_repeated_on_a_resume_does_not_reopen_an_interrupted_turn():
     async with scripted() as (codex, server):
         server.give("thread/resume", snapshot(status="interrupted"))

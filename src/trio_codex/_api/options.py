@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 from trio_codex import wire
 from trio_codex._core.arguments import as_tuple, check_positive, check_type, described
 from trio_codex._session.budget import Budget
+from trio_codex._session.snapshot import NEWEST_TURNS
 from trio_codex._values.inputs import AbsolutePath, TurnInput, wire_input
 from trio_codex._values.paths import expand
 
@@ -332,7 +333,7 @@ def resume_params(
 ) -> wire.ThreadResumeParams:
     """Return the parameters of ``thread/resume``.
 
-    ``paged`` says how to request the newest turn, which shows whether one is running: ``True`` as a page, which is
+    ``paged`` says how to request the newest turns, which show whether one is running: ``True`` as a page, which is
     experimental; ``False`` with the whole history; ``None`` not at all.
     """
     check_thread_id(thread_id)
@@ -340,7 +341,7 @@ def resume_params(
     whole = members.pop("include_turns", False)
     if paged and not whole:
         members["initial_turns_page"] = wire.ThreadResumeInitialTurnsPageParams(
-            limit=1, items_view=wire.TurnItemsView.full
+            limit=NEWEST_TURNS, items_view=wire.TurnItemsView.full
         )
     members["exclude_turns"] = not whole and paged is not False
     return wire.ThreadResumeParams(thread_id=thread_id, **members)

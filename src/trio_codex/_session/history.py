@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_codex._core.json import list_of, object_of, string_of
-from trio_codex._session.snapshot import newest_turn, take_snapshot
+from trio_codex._session.snapshot import NEWEST_TURNS, newest_turn, take_snapshot
 from trio_codex.errors import CodexError, DecodeError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ async def read_newest_turn(server: Server, thread_id: str) -> dict[str, Any]:
     """
     params: dict[str, object] = {"threadId": thread_id, "excludeTurns": server.config.experimental_api}
     if server.config.experimental_api:
-        params["initialTurnsPage"] = {"limit": 1, "itemsView": "full"}
+        params["initialTurnsPage"] = {"limit": NEWEST_TURNS, "itemsView": "full"}
     return newest_turn(object_of(await server.request_json("thread/resume", params)))
 
 

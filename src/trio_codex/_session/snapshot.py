@@ -16,15 +16,32 @@ if TYPE_CHECKING:
     from trio_codex._link.hooks import Instruments
     from trio_codex._session.state import ThreadState, TurnState
 
+NEWEST_TURNS: Final = 2
+"""How many turns to request when a thread is opened, to learn whether one is running."""
+
 IN_PROGRESS: Final = "inProgress"
 """The status of a turn or an item that has not ended."""
 
 
 def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the newest turn in the response that opened a thread; an empty object if there is none."""
+    """Return the newest turn in the response that opened a thread; an empty object if there is none.
+
+    An inline review has two records: one with the id under which it runs, and one with its own, which follows once it has
+    ended. The server never ends the former, so the latter counts.
+    """
     page = list_of(object_of(answer.get("initialTurnsPage")).get("data"))
-    turns = list_of(object_of(answer.get("thread")).get("turns"))
-    return object_of(page[0] if page else turns[-1] if turns else None)
+    turns = page or list_of(object_of(answer.get("thread")).get("turns"))[::-1]
+    newest, before = map(object_of, (*turns[:2], None, None)[:2])
+    return before if _is_ended_review(newest, before) else newest
+
+
+def _is_ended_review(newest: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    if newest.get("status") != IN_PROGRESS or before.get("status") in (IN_PROGRESS, None):
+        return False
+    root_id = newest.get("rootTurnId")
+    if root_id is None:  # before 0.162
+        return any(object_of(item).get("type") == "exitedReviewMode" for item in list_of(before.get("items")))
+    return root_id == before.get("id")
 
 
 def take_snapshot(
