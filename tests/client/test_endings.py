@@ -175,3 +175,46 @@ async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_retries
             await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
         await (await server.expect("turn/interrupt")).answer({})
         await server.end_turn(status="interrupted")
+
+
+@pytest.mark.parametrize("method", ["thread/goal/set", "thread/goal/get"])
+async def test_a_goal_is_paused_although_the_server_is_busy_for_longer_than_the_request_timeout(
+    method, autojump_clock
+):
+    config = CodexConfig(interrupt_grace=50, request_timeout=1, on_stuck_turn="abandon")
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        entered, left, statuses = trio.Event(), trio.Event(), []
+        stored = {"id": "turn-1", "status": "interrupted", "items": []}
+        server.give("thread/turns/list", {"data": [stored], "nextCursor": None})
+
+        async def pursue():
+            async with (await codex.thread_start()).goal("x"):
+                entered.set()
+            left.set()
+
+        async def rejoin():
+            running = {"data": [{"id": "turn-1", "status": "inProgress", "items": []}], "nextCursor": None}
+            server.give("thread/resume", {**DEFAULTS["thread/resume"], "initialTurnsPage": running})
+            async with (await codex.thread_resume("thread-1")).rejoin(end=True):
+                entered.set()
+            left.set()
+
+        nursery.start_soon(pursue if method == "thread/goal/set" else rejoin)
+        if method == "thread/goal/set":
+            await (await server.expect("thread/goal/clear")).answer({"cleared": False})
+            await (await server.expect("thread/goal/set")).answer({"goal": GOAL})
+            await server.start_turn()
+        await entered.wait()
+        until = trio.current_time() + 20
+        while (asked := await server.expect_any()).method != "turn/interrupt":
+            if trio.current_time() < until:
+                assert asked.method == method
+                await asked.refuse(BUSY, -32001)
+                continue
+            if asked.method == "thread/goal/set":
+                statuses.append(asked.params["status"])
+            await asked.answer({"goal": {**GOAL, "status": asked.params.get("status", "active")}})
+        assert statuses == ["paused"]
+        await asked.answer({})
+        await server.end_turn(status="interrupted")
+        await left.wait()

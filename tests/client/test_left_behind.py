@@ -7,6 +7,7 @@ import trio
 
 from trio_codex import errors
 from trio_codex._session.left_behind import LOOKS, LeftTurn, end_left_turns
+from trio_codex._session.snapshot import NEWEST_TURNS
 
 EARLIER = {"id": "earlier", "status": "completed", "items": [{}]}
 STARTING = {"id": "mine", "status": "interrupted", "items": []}
@@ -31,23 +32,29 @@ class ScriptedServer:
     async def request_json(self, method, params):
         await trio.lowlevel.checkpoint()
         assert method == "thread/resume"
+        assert params["initialTurnsPage"]["limit"] == NEWEST_TURNS
         self.looks += 1
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(state, Exception):
             raise state
-        return {"initialTurnsPage": {"data": [state]}}
+        return {"initialTurnsPage": {"data": state if isinstance(state, list) else [state]}}
 
-    async def request(self, method, params, *, request_class):
+    async def insist(self, method, params, decode=None):
         await trio.lowlevel.checkpoint()
-        assert request_class == "control"
         self.done.append((method, params.get("turnId") or params.get("status")))
+        return {"goal": {"status": "active"}}
 
 
-def left(*turn_ids, earlier=(), is_goal=False):
-    return LeftTurn("thread-1", frozenset(turn_ids), frozenset(earlier), is_goal)
+def left(*turn_ids, earlier=(), is_goal=False, is_rejoined=False):
+    return LeftTurn("thread-1", frozenset(turn_ids), frozenset(earlier), is_goal, is_rejoined)
 
+
+# A review has two ids. It is listed under the second one, and the server never ends that record.
+REVIEW = {"id": "second", "rootTurnId": "mine", "status": "inProgress", "items": [{}]}
 
 INTERRUPT = [("turn/interrupt", "mine")]
+PAUSE = ("thread/goal/set", "paused")
+BUSY = errors.ServerBusyError(-32001, "Server overloaded; retry later.", None, "thread/resume")
 NOT_YET = errors.MethodNotFoundError(-32601, "list_turns is not supported yet", None, "thread/resume")
 NOT_WRITTEN = errors.InternalRpcError(-32603, "rollout at … is empty", None, "thread/resume")
 
@@ -66,7 +73,12 @@ NOT_WRITTEN = errors.InternalRpcError(-32603, "rollout at … is empty", None, "
         (left(), [EARLIER, EARLIER, STARTING, RUNNING, ENDED], INTERRUPT),
         (left(earlier=["another"]), [OTHERS], []),
         (left(), [EARLIER], []),
-        (left(is_goal=True), [EARLIER, RUNNING, ENDED], [("thread/goal/set", "paused"), *INTERRUPT]),
+        (left(is_goal=True), [EARLIER, RUNNING, ENDED], [PAUSE, *INTERRUPT]),
+        (left("mine", is_rejoined=True), [RUNNING, ENDED], [("thread/goal/get", None), PAUSE, *INTERRUPT]),
+        (left("mine"), [BUSY, RUNNING, BUSY, ENDED], INTERRUPT),
+        (left("mine"), [REVIEW, [REVIEW, ENDED]], [("turn/interrupt", "second")]),
+        (left("mine", "second"), [REVIEW, [REVIEW, ENDED]], [("turn/interrupt", "second")]),
+        (left("mine", "second"), [[REVIEW, ENDED]], []),
     ],
 )
 async def test_a_turn_is_interrupted_until_its_end_is_observed(turn, states, done):

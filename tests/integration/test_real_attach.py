@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from shared_server import KINDS, SECRET, TOKEN, shared_server, two_clients
-from trio_codex import BearerToken, SignedBearer, TurnStatus, attach_codex, errors
+from trio_codex import BearerToken, ClientConfig, SignedBearer, TurnStatus, attach_codex, errors
 from trio_codex.recording import Recorder
 from trio_codex.testing import Hang, MockModel, Response, Text, offline_home
 
@@ -213,6 +213,24 @@ async def test_a_goal_stops_when_its_connection_is_lost():
                     asked = len(model.requests)
                     await trio.sleep(1)
                     assert len(model.requests) == asked, "the goal continued"
+
+
+async def test_a_review_ends_when_its_connection_is_lost(caplog):
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            model.hang()
+            with offline_home(model) as home:
+                async with shared_server(home, "unix") as (url, _, _):
+                    with lost():
+                        async with attach_codex(url) as codex:
+                            thread = await codex.thread_start()
+                            async with thread.review("all of it") as review:
+                                await model.wait_for_requests(1)
+                                await break_off(codex)
+                                began = trio.current_time()
+                                await review.wait()
+                    assert trio.current_time() - began < ClientConfig().interrupt_grace / 2
+                    assert "left running" not in caplog.text
 
 
 async def test_a_new_token_is_signed_for_the_connection_that_ends_the_lost_turns(monkeypatch):

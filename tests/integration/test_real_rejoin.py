@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import trio
+import trio.testing
 from test_real_attach import break_off, lost, open_turns
 
 from shared_server import shared_server, two_clients
@@ -154,6 +155,24 @@ async def test_a_rejoined_review_is_complete_although_it_is_listed_under_another
             assert result.final_response == "one two"
             assert isinstance(result.items[0], wire.EnteredReviewModeThreadItem)
         assert review.result.final_response == "one two"
+
+
+@pytest.mark.parametrize("ends", ["by itself", "early"])
+async def test_a_thread_can_be_resumed_and_used_after_a_review(ends):
+    # The server goes on listing the review as running, under the id that ran it.
+    async with two_clients() as (one, other, model):
+        model.respond(*([Text("fine")] if ends == "by itself" else [Hang()]))
+        model.default = Response(Text("done"))
+        thread = await one.thread_start()
+        async with thread.review("all of it") as review:
+            await model.wait_for_requests(1)
+            if ends == "by itself":
+                await review.wait()
+        async with await other.thread_resume(thread.id) as resumed:
+            with pytest.raises(errors.NoTurnRuns):
+                async with resumed.rejoin():
+                    pass
+            assert (await resumed.run("go on")).final_response == "done"
 
 
 @asynccontextmanager
@@ -458,6 +477,27 @@ async def test_rejoining_with_end_true_pauses_the_goal_of_the_turn():
             assert (await goal.wait()).status == "paused"
             await trio.sleep(0.3)
             assert len(model.requests) == 2
+
+
+async def test_closing_a_client_pauses_the_goal_of_a_turn_that_it_was_to_end():
+    async with two_clients() as (one, other, model):
+        model.say("first")
+        model.default = Response(Hang())
+        thread = await one.thread_start()
+        async with thread.goal("reach it") as goal:
+            await model.wait_for_requests(2)
+            resumed = await other.thread_resume(thread.id)
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    async with resumed.rejoin(end=True):
+                        await trio.sleep_forever()
+
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                await other.aclose()
+                nursery.cancel_scope.cancel()
+            assert (await goal.wait()).status == "paused"
 
 
 async def test_a_client_rejoins_its_own_turn_through_the_same_or_another_handle():

@@ -161,6 +161,7 @@ async def test_with_end_true_both_leaving_and_closing_the_client_interrupt_the_t
         await accept_interrupt(server, "thread-1", "turn-1")
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
+        server.give("thread/goal/get", {"goal": None})
 
         @nursery.start_soon
         async def _():

@@ -347,7 +347,13 @@ class ClientLifecycle:
             with self._timeouts.move_on_after(grace):
                 async with trio.open_nursery() as nursery:
                     for turn in session.threads.open_turns():
-                        nursery.start_soon(session.ender.end_turn, turn)
+                        if turn.is_ours:
+                            nursery.start_soon(session.ender.end_turn, turn)
+                            continue
+                        # Imported when it was rejoined.
+                        from trio_codex._session.rejoining import end_rejoined
+
+                        nursery.start_soon(end_rejoined, session, turn)
                     for sequence in session.threads.open_sequences():
                         nursery.start_soon(sequence.finish)
             with self._timeouts.move_on_after(FLUSH_SECONDS):

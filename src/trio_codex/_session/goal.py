@@ -165,6 +165,11 @@ class GoalState(TurnSequence, EventSink):
     # -- for its scope -----------------------------------------------------------------------------------------
 
     @property
+    def _paused(self) -> dict[str, Any]:
+        """The parameters of the request that pauses it."""
+        return {"threadId": self._thread.id, "status": "paused"}
+
+    @property
     def thread_id(self) -> str:
         return self._thread.id
 
@@ -229,9 +234,8 @@ class GoalState(TurnSequence, EventSink):
 
     async def pause(self) -> None:
         """Stop the server from starting more turns on its own, except one it has already decided on."""
-        params = {"threadId": self._thread.id, "status": "paused"}
         # This ends something, so it is sent even while the client is closing.
-        await self._session.server.request("thread/goal/set", params, request_class="control")
+        await self._session.server.request("thread/goal/set", self._paused, request_class="control")
 
     @trio.lowlevel.enable_ki_protection
     async def finish(self) -> None:
@@ -276,7 +280,7 @@ class GoalState(TurnSequence, EventSink):
     async def _try_to_pause(self) -> None:
         await trio.lowlevel.checkpoint()
         try:
-            await self.pause()
+            await self._session.server.insist("thread/goal/set", self._paused)
         except CodexError as exc:
             logger.warning("the goal of thread %s could not be paused: %s", self._thread.id, exc)
 

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.history import read_newest_turn
+from trio_codex._session.server import parse_result
 from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting
-from trio_codex.errors import CodexError, InternalRpcError, InvalidRequestError, MethodNotFoundError
+from trio_codex.errors import (
+    CodexError,
+    InternalRpcError,
+    InvalidRequestError,
+    MethodNotFoundError,
+    ServerBusyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +43,14 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
         turn_ids: The ids under which it may be running; empty for a goal, or if the response to its start was also lost.
         earlier_ids: Ids of turns of the thread that had ended before.
         is_goal: Whether the server starts turns on its own until the goal is paused.
+        is_rejoined: Whether it is a turn of another client that this client was to end, and that may pursue a goal.
     """
 
     thread_id: str
     turn_ids: frozenset[str]
     earlier_ids: frozenset[str]
     is_goal: bool = False
+    is_rejoined: bool = False
 
     @classmethod
     def on(cls, thread: ThreadState) -> LeftTurn | None:
@@ -50,7 +60,7 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
             return cls(thread.id, frozenset(), earlier_ids, is_goal=True)
         if turn is None or not turn.ends_with_scope or (turn.start is not None and not turn.start.sent):
             return None
-        return cls(thread.id, frozenset(turn.machine.ids()), earlier_ids)
+        return cls(thread.id, frozenset(turn.machine.ids()), earlier_ids, is_rejoined=not turn.is_ours)
 
 
 class NullReceiver:
@@ -108,6 +118,8 @@ async def _end(server: Server, turn: LeftTurn) -> None:
     await trio.lowlevel.checkpoint()
     if turn.is_goal:
         await _pause(server, turn.thread_id)
+    elif turn.is_rejoined:
+        await pause_active_goal(server, turn.thread_id)
     for look in range(LOOKS):
         newest = None
         try:
@@ -130,22 +142,34 @@ async def _end(server: Server, turn: LeftTurn) -> None:
 
 async def _pause(server: Server, thread_id: str) -> None:
     try:
-        await server.request(
-            "thread/goal/set", {"threadId": thread_id, "status": "paused"}, request_class="control"
-        )
+        await server.insist("thread/goal/set", {"threadId": thread_id, "status": "paused"})
     except InvalidRequestError as exc:
         # The goal has ended, or was never set.
         await trio.lowlevel.checkpoint()
         logger.debug("the goal of thread %s: %s", thread_id, exc)
 
 
+async def pause_active_goal(server: Server, thread_id: str) -> bool:
+    """Pause the goal of a thread if it is active. Return whether it was. The caller sets the timeout."""
+    await trio.lowlevel.checkpoint()
+    try:
+        answer = await server.insist("thread/goal/get", {"threadId": thread_id}, parse_result)
+        if object_of(object_of(answer).get("goal")).get("status") != "active":
+            return False
+        await server.insist("thread/goal/set", {"threadId": thread_id, "status": "paused"})
+    except CodexError as exc:
+        # The thread cannot have a goal, or the connection has ended.
+        await trio.lowlevel.checkpoint()
+        logger.debug("the goal of thread %s: %s", thread_id, exc)
+        return False
+    return True
+
+
 async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:
     """Interrupt a turn, and wait until it has ended."""
     while True:
         try:
-            await server.request(
-                "turn/interrupt", {"threadId": thread_id, "turnId": turn_id}, request_class="control"
-            )
+            await server.insist("turn/interrupt", {"threadId": thread_id, "turnId": turn_id})
         except InvalidRequestError as exc:
             # The turn has not been announced yet, or has ended.
             logger.debug("turn %s: %s", turn_id, exc)
@@ -157,17 +181,23 @@ async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:
 
 async def _newest(server: Server, turn: LeftTurn) -> dict[str, Any] | None:
     """Return the turn as the server stores it, or ``None`` if it is not the newest of its thread."""
-    try:
-        newest = await read_newest_turn(server, turn.thread_id)
-    except (InvalidRequestError, MethodNotFoundError) as exc:
-        # A thread without a turn is not stored, and a turn that was just requested cannot be listed.
+    while True:
         await trio.lowlevel.checkpoint()
-        logger.debug("thread %s: %s", turn.thread_id, exc)
-        return None
+        try:
+            newest = await read_newest_turn(server, turn.thread_id)
+            break
+        except (InvalidRequestError, MethodNotFoundError) as exc:
+            # A thread without a turn is not stored, and a turn that was just requested cannot be listed.
+            logger.debug("thread %s: %s", turn.thread_id, exc)
+            return None
+        except ServerBusyError as exc:
+            logger.debug("thread %s: %s", turn.thread_id, exc)
     turn_id = newest.get("id")
     if not isinstance(turn_id, str):
         return None
-    is_it = turn_id in turn.turn_ids if turn.turn_ids else turn_id not in turn.earlier_ids
+    # A review that runs is listed under its second id, which the client may not have received.
+    ids = {turn_id, newest.get("rootTurnId")}
+    is_it = not ids.isdisjoint(turn.turn_ids) if turn.turn_ids else turn_id not in turn.earlier_ids
     return newest if is_it else None
 
 

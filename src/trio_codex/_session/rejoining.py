@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.goal import NEXT_TURN_SECONDS
-from trio_codex._session.left_behind import LOOK_SECONDS, LOOKS
+from trio_codex._session.left_behind import LOOK_SECONDS, LOOKS, pause_active_goal
 from trio_codex._values.event import Event
-from trio_codex.errors import CodexError, NoTurnRuns, RpcError
+from trio_codex.errors import NoTurnRuns, RpcError
 
 if TYPE_CHECKING:
     from trio_codex._session.session import Session
@@ -82,7 +81,9 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
 async def end_rejoined(session: Session, turn: TurnState) -> None:
     """End a turn with its agents and commands. If it pursues a goal, pause the goal first."""
     thread = turn.thread
-    was_paused = await _pause_goal(session, thread)
+    was_paused = False
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
+        was_paused = await pause_active_goal(session.server, thread.id)
     await session.ender.end_turn(turn)
     if not was_paused or turn.lost or turn.was_interrupted:
         return
@@ -92,19 +93,3 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
             await session.timeouts.sleep(LOOK_SECONDS)
     if (late := thread.turn) is not None and not late.is_ours:
         await session.ender.end_turn(late)
-
-
-async def _pause_goal(session: Session, thread: ThreadState) -> bool:
-    """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was paused."""
-    await trio.lowlevel.checkpoint()
-    with session.timeouts.move_on_after(session.config.interrupt_grace):
-        try:
-            answer = await session.server.request_json("thread/goal/get", {"threadId": thread.id})
-        except CodexError as exc:
-            # The thread cannot have a goal, or the connection has ended.
-            await trio.lowlevel.checkpoint()
-            logger.debug("the goal of thread %s: %s", thread.id, exc)
-            return False
-        if object_of(object_of(answer).get("goal")).get("status") == "active":
-            return await session.server.end("thread/goal/set", {"threadId": thread.id, "status": "paused"})
-    return False

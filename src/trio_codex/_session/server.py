@@ -169,6 +169,26 @@ class Server:
         """
         return await self.request(method, params, decode=parse_result)
 
+    async def insist(
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        decode: Callable[[str, msgspec.Raw], Any] | None = None,
+    ) -> Any:
+        """Send a request that helps to end something, even while the client is closing. The caller sets the timeout.
+
+        As long as the server is overloaded, the request is retried, even if ``request_timeout`` is shorter.
+
+        Raises:
+            CodexError: As in :meth:`request`, except ``ServerBusyError``.
+        """
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                return await self.request(method, params, request_class="control", decode=decode)
+            except ServerBusyError as exc:
+                logger.debug("%s: %s", method, exc)
+
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a request that ends something on the server, even while the client is closing.
 
@@ -177,18 +197,13 @@ class Server:
         Returns:
             Whether the server accepted the request. A rejection usually means that there was nothing left to end.
         """
-        await trio.lowlevel.checkpoint()
         error: CodexError | None = None
         with self.timeouts.move_on_after(self.config.interrupt_grace) as scope:
-            while True:
-                try:
-                    await self.request(method, params, request_class="control")
-                except ServerBusyError:
-                    # It was retried until ``request_timeout``, which may be shorter than ``interrupt_grace``.
-                    continue
-                except CodexError as exc:
-                    error = exc
-                break
+            await trio.lowlevel.checkpoint()
+            try:
+                await self.insist(method, params)
+            except CodexError as exc:
+                error = exc
         if scope.cancelled_caught or isinstance(error, RequestTimeout):
             logger.warning(
                 "%s %s was not answered within interrupt_grace and may have had no effect", method, params
