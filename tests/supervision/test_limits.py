@@ -1,13 +1,17 @@
 """Restart limits, checked against the examples in OTP's documentation, and limits on open turns."""
 
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_codex import Backoff, Restart
+from trio_codex import Attachment, Backoff, Restart, errors, open_supervisor
 from trio_codex.supervision._limit import RestartLimit
 from trio_codex.supervision._turnstile import Turnstile
+from trio_codex.testing import Kills, fake_codex
+from trio_codex.testing._stored_server import StoredServer
 
 
 def restarts_until_given_up(restart, times):
@@ -84,6 +88,55 @@ def test_reconnecting_is_limited_by_time_not_by_count():
 
 
 # -- the turnstile -------------------------------------------------------------------------------------------------
+
+
+async def test_time_in_which_the_program_was_blocked_does_not_count_as_time_without_a_connection(
+    autojump_clock, monkeypatch
+):
+    servers, attempts = [], []
+
+    @asynccontextmanager
+    async def attach(*args, **options):
+        attempts.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if 1 < len(attempts) < 8:
+            raise errors.AttachError("nothing listens there", hint="")
+        async with fake_codex(strict=False) as (codex, server):
+            servers.append(server)
+            yield codex
+
+    monkeypatch.setattr("trio_codex.supervision._generations.attach_codex", attach)
+    restart = Restart(reconnect_for=60, backoff=Backoff(first=5, then=5, factor=1, maximum=5))
+    with trio.fail_after(2000):
+        async with open_supervisor(Attachment("ws://localhost:1"), restart=restart) as supervisor:
+            await servers[0].hang_up()
+            await trio.sleep(12)
+            assert len(attempts) == 3
+            autojump_clock.jump(1000)
+            await supervisor.ready()
+    assert len(attempts) == 8
+
+
+async def test_time_in_which_the_program_was_blocked_is_not_spent_on_waiting_for_a_thread(
+    autojump_clock, monkeypatch
+):
+    resume, tries = StoredServer._on_thread_resume, []
+
+    def refuse_at_first(self, params):
+        tries.append(trio.current_time())
+        if len(tries) == 3:
+            autojump_clock.jump(1000)
+        if len(tries) < 8:
+            raise LookupError("thread thread-000001 already has an active writer")
+        return resume(self, params)
+
+    async with Kills().supervisor() as supervisor:
+        async with supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+        monkeypatch.setattr(StoredServer, "_on_thread_resume", refuse_at_first)
+        async with supervisor.thread("a") as thread:
+            await thread.run("two", key="2")
+    assert len(tries) == 8
 
 
 async def inside(turnstile, name, log, wait, **options):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.05
 """Seconds between two tries while another server has the thread. The lock of a killed server is free within 35 ms."""
 
+LONGEST_LOOK: Final = 1.0
+"""The most that one try counts as waiting: if it takes longer, this program was blocked."""
+
 NOT_STORED: Final = ("no rollout found", ".jsonl is empty")
 """Errors of a server that never stored a thread. It may have been killed just after it created the file."""
 
@@ -78,11 +81,12 @@ async def _resume(
     codex = life.codex
     given = {option: value for option, value in options.items() if option in _RESUME_OPTIONS}
     patience = generations.config.start_timeout
-    deadline = trio.current_time() + patience
+    waited = 0.0
     is_fenced = False
     waits = 0
     await trio.lowlevel.checkpoint()
     while True:
+        looked_at = trio.current_time()
         # Check this before the resume: a server that has ended by then can write nothing more.
         is_gone = row.server is None or not still_runs(row.server)
         try:
@@ -104,12 +108,13 @@ async def _resume(
                 is_fenced = True
                 continue
             refusal = errors.ThreadInUse(-32600, f"the server that had thread {row.id} still runs")
-        if trio.current_time() > deadline:
+        if waited > patience:
             raise refusal
         waits += 1
         if waits == 2:  # not for a server that was just killed
             notify(generations.instruments, "thread_awaited", row.id, patience)
         await trio.sleep(RETRY_SECONDS)
+        waited += min(trio.current_time() - looked_at, LONGEST_LOOK)
 
 
 def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.RpcError) -> None:

@@ -248,7 +248,9 @@ class Generations:
                 self._failure = RestartLimitExceeded(problem, tuple(exits))
                 self._wake()
                 raise self._failure from cause
+            slept_at = trio.current_time()
             await trio.sleep(delay)
+            self._limit.excuse(trio.current_time() - slept_at - delay)
 
     def _open(self) -> AbstractAsyncContextManager[Codex]:
         budget = None

@@ -28,6 +28,11 @@ class RestartLimit:
         """Record that a generation is ready."""
         self._down_since = None
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count time in which this program was blocked as time without a connection."""
+        if self._down_since is not None:
+            self._down_since += seconds
+
     def delay(self, now: float) -> float | None:
         """Record that a restart is needed, and return the delay before it, or ``None`` if there are too many."""
         restart = self._restart
