@@ -182,6 +182,16 @@ CLIENT_MUTATIONS = [
         "tests/runtime/test_flow.py::test_a_request_refused_for_overload_is_repeated_until_accepted",
     ),
     Mutation(
+        "G6", "a barrier whose refusal is lost is waited for forever",
+        "_link.calls:Calls._send", never("_barrier"),
+        "tests/runtime/test_flow.py::test_a_barrier_whose_refusal_is_lost_is_repeated",
+    ),
+    Mutation(
+        "G6", "a request whose caller has left is sent again",
+        "_link.calls:Calls._retry_later", operand("unwanted"),
+        "tests/runtime/test_flow.py::test_a_request_that_was_to_be_withdrawn_is_not_repeated",
+    ),
+    Mutation(
         "G6", "a wait for credits has no bound",
         "_link.calls:Calls._queue", never("holds"),
         "tests/runtime/test_flow.py::test_if_the_server_stops_reading_all_calls_fail_within_their_timeout",
@@ -280,6 +290,11 @@ CLIENT_MUTATIONS = [
         "G10", "state of unopened threads is kept forever",
         "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_unopened_threads_use_bounded_memory",
+    ),
+    Mutation(
+        "G10", "state of agents of unopened threads is kept forever",
+        "_session.threads:UnknownThreads._forget", iterable("children"),
+        "tests/client/test_opening.py::test_agents_of_turns_of_unopened_threads_use_bounded_memory",
     ),
     Mutation(
         "G10", "deltas are not merged",

@@ -25,6 +25,11 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/integration/test_real_attach.py::test_a_lost_connection_leaves_no_turn_running",
     ),
     Mutation(
+        "G21", "a review that has ended occupies its thread forever",
+        "_session.snapshot:newest_turn", never("_is_ended_review"),
+        "tests/integration/test_real_rejoin.py::test_a_thread_can_be_resumed_and_used_after_a_review",
+    ),
+    Mutation(
         "G21", "requests of other clients go to the client's policy",
         "_session.asking:resolve", value("is_others", becomes="False"),
         "tests/integration/test_real_shared.py::test_another_client_decides_an_approval_only_with_a_policy_for_that_thread",

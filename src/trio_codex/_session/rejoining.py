@@ -81,9 +81,7 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
 async def end_rejoined(session: Session, turn: TurnState) -> None:
     """End a turn with its agents and commands. If it pursues a goal, pause the goal first."""
     thread = turn.thread
-    was_paused = False
-    with session.timeouts.move_on_after(session.config.interrupt_grace):
-        was_paused = await pause_active_goal(session.server, thread.id)
+    was_paused = await _pause_goal(session, thread)
     await session.ender.end_turn(turn)
     if not was_paused or turn.lost or turn.was_interrupted:
         return
@@ -93,3 +91,10 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
             await session.timeouts.sleep(LOOK_SECONDS)
     if (late := thread.turn) is not None and not late.is_ours:
         await session.ender.end_turn(late)
+
+
+async def _pause_goal(session: Session, thread: ThreadState) -> bool:
+    """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was."""
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
+        return await pause_active_goal(session.server, thread.id)
+    return False
