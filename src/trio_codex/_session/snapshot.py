@@ -38,10 +38,10 @@ def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
 def _is_ended_review(newest: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     if newest.get("status") != IN_PROGRESS or before.get("status") in (IN_PROGRESS, None):
         return False
-    root_id = newest.get("rootTurnId")
+    root_id = string_of(newest.get("rootTurnId"))
     if root_id is None:  # before 0.162
         return any(object_of(item).get("type") == "exitedReviewMode" for item in list_of(before.get("items")))
-    return root_id == before.get("id")
+    return root_id == string_of(before.get("id"))
 
 
 def take_snapshot(
