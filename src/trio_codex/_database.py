@@ -68,6 +68,7 @@ class Database:
 
     def __init__(self, path: str | os.PathLike[str] | None, kind: Format, *, writes: bool = True) -> None:
         self._path = ":memory:" if path is None else os.fspath(path)
+        self._file = self._path
         self._kind = kind
         self._lock: int | None = None
         self._is_closed = False
@@ -75,9 +76,12 @@ class Database:
         self._writes = 0
         self._late: list[tuple[str, tuple[object, ...]]] = []
         try:
+            if path is not None:
+                # As SQLite does, so that all names of a file share one lock, also after a change of directory.
+                self._file = os.path.realpath(path)
             if writes and path is not None:
-                self._lock = self._take_lock(Path(path))
-            name = self._path if writes else f"{Path(self._path).absolute().as_uri()}?mode=ro"
+                self._lock = self._take_lock(Path(self._file))
+            name = self._file if writes else f"{Path(self._file).as_uri()}?mode=ro"
             self._db = sqlite3.connect(name, uri=not writes, isolation_level=None)
             try:
                 self._prepare(writes=writes)
@@ -152,7 +156,7 @@ class Database:
             return
         self._writes = 0
         try:
-            size = os.stat(f"{self._path}-wal").st_size
+            size = os.stat(f"{self._file}-wal").st_size
         except OSError:
             return
         if size > (CHECKPOINT_BYTES if idle else MOST_BYTES):

@@ -40,6 +40,36 @@ def test_a_journal_has_one_writer_and_many_readers(path, journal):
     again.close()
 
 
+def test_every_name_of_a_journal_has_the_same_lock(path, journal, monkeypatch):
+    link = path.with_name("link.db")
+    link.symlink_to(path.name)
+    monkeypatch.chdir(path.parent)
+    for name in (link, path.name, link.name, f"../{path.parent.name}/{path.name}"):
+        with pytest.raises(errors.JournalInUse):
+            Journal(name)
+    journal.close()
+    again = Journal(link)
+    with pytest.raises(errors.JournalInUse):
+        Journal(path)
+    again.close()
+
+
+def test_the_log_is_merged_also_after_the_program_has_changed_its_directory(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(_database, "CHECKPOINT_BYTES", 100_000)
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(path.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for number in range(_database.CHECK_EVERY):
+        journal.sending("a", f"key-{number}", "hash", 1, None)
+    before = os.stat(f"{path}-wal").st_size
+    journal.checkpoint(idle=True)
+    after = os.stat(f"{path}-wal").st_size
+    journal.close()
+    assert before > 100_000
+    assert after == 0
+
+
 def test_a_forked_process_neither_keeps_a_journal_locked_nor_unlocks_it(path, journal):
     """A worker of a pool may outlive the journal, or end while it is open."""
     context = multiprocessing.get_context("fork")
