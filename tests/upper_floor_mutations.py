@@ -140,6 +140,11 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/supervision/test_kills.py::test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_program",
     ),
     Mutation(
+        "G23", "a turn that a drain did not wait for counts as interrupted by the program",
+        "supervision._generations:Generations.drain", value("_program_ends", becomes="False"),
+        "tests/supervision/test_real_supervision.py::test_a_turn_left_after_a_drain_continues_in_the_next_program",
+    ),
+    Mutation(
         "G23", "a turn whose message may have reached the model is kept",
         "supervision._history:take_back_tail", drop("revert"),
         "tests/supervision/test_kills.py::test_the_model_receives_a_prompt_once_wherever_the_server_dies",

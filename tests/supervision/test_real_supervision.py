@@ -302,3 +302,21 @@ async def test_a_turn_interrupted_by_the_end_of_its_supervisor_continues_in_the_
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             result = await thread.run("one", key="1")
         assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)
+
+
+async def test_a_turn_left_after_a_drain_continues_in_the_next_program():
+    async with stage() as on:
+        on.model.hang("half")
+        async with on.supervisor() as supervisor, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                async with supervisor.thread("a") as thread:
+                    await thread.run("one", key="1")
+
+            await on.model.wait_for_requests(1)
+            await supervisor.drain(timeout=0.1)
+            nursery.cancel_scope.cancel()
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            result = await thread.run("one", key="1")
+        assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)

@@ -36,6 +36,11 @@ def execute(
         return trio.run(main)
     except KeyboardInterrupt:
         raise CommandFailed(interrupted, INTERRUPTED) from None
+    except BaseExceptionGroup as group:
+        # From a nursery of the user's function.
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        raise CommandFailed(interrupted, INTERRUPTED) from None
     except OSError as exc:
         # Flush here: on a broken pipe, click would exit itself and leave its own wrapper around stdout.
         raise CommandFailed(refusal(exc)) from exc

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -20,6 +21,7 @@ from trio_codex.cli._render import OutputConsole, Screen
 from trio_codex.cli._text import CommandFailed, printable
 from trio_codex.instruments import Systemd
 from trio_codex.supervision import read_journal
+from trio_codex.supervision._scope import with_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,22 +49,13 @@ async def supervise(where: str, *, source: AnySource, journal: str) -> int:
             config = source
         case _:
             raise CommandFailed("supervise does not work with --offline")
-    error: Exception | None = None
-    instruments = [Systemd()]
     async with (
-        open_supervisor(config, journal=journal, instruments=instruments) as supervisor,
-        trio.open_nursery() as nursery,
+        open_supervisor(config, journal=journal, instruments=[Systemd()]) as supervisor,
+        with_task(partial(_show_status, supervisor), lambda _: None),
     ):
-        nursery.start_soon(_show_status, supervisor)
-        nursery.start_soon(_drain_on_sigterm, supervisor, nursery.cancel_scope)
-        try:
-            await function(supervisor)
-        except Exception as exc:
-            # Raised below, outside the nursery, which would wrap it in a group.
-            error = exc
-        nursery.cancel_scope.cancel()
-    if error is not None:
-        raise error
+        with trio.CancelScope() as program:
+            async with with_task(partial(_drain_on_sigterm, supervisor, program), lambda _: None):
+                await function(supervisor)
     return 0
 
 
@@ -73,18 +66,20 @@ def _load(where: str) -> Callable[[Supervisor], Awaitable[Any]]:
         raise CommandFailed(str(exc)) from exc
 
 
-async def _drain_on_sigterm(supervisor: Supervisor, scope: trio.CancelScope) -> None:
+async def _drain_on_sigterm(supervisor: Supervisor, program: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
             await supervisor.drain(timeout=DRAIN_SECONDS)
-            scope.cancel()
+            program.cancel()
 
 
 async def _show_status(supervisor: Supervisor) -> None:
     """Keep a status line on a terminal; elsewhere, print one whenever the generation changes."""
+    await trio.lowlevel.checkpoint()
     console = OutputConsole(stderr=True, highlight=False, markup=False, emoji=False)
     shown = None
-    with ExitStack() as stack:
+    # A status that cannot be written does not end the program.
+    with suppress(OSError), ExitStack() as stack:
         live = None
         if console.is_terminal:
             # What the program prints goes above the status line.

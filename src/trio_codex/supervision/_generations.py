@@ -118,6 +118,7 @@ class Generations:
         self.strikes: dict[str, int] = {}
         self.quarantined: set[str] = set()
         self.left: dict[tuple[str, str], str] = {}
+        self._program_ends = False
 
     # -- for the program ---------------------------------------------------------------------------------------
 
@@ -165,6 +166,11 @@ class Generations:
             await self.wait_ready(after=life.number)
         finally:
             self.turnstile.reopen()
+
+    async def drain(self, patience: float) -> None:
+        """Admit no more turns, and wait for open ones, because the program ends."""
+        self._program_ends = True
+        await self.turnstile.close(patience)
 
     # -- for threads -------------------------------------------------------------------------------------------
 
@@ -320,10 +326,10 @@ class Generations:
     def close(self, error: BaseException | None) -> None:
         """Refuse all operations from now on, because the body has ended.
 
-        If an exception leaves the supervisor, the program is ending. The turns that it interrupted stay open, and the
-        next program continues them.
+        If an exception leaves the supervisor, or after a drain, the program is ending. The turns that it interrupted stay
+        open, and the next program continues them.
         """
-        if error is None:
+        if error is None and not self._program_ends:
             self.settle_left()
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")

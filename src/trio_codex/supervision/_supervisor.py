@@ -89,7 +89,7 @@ class Supervisor:
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.
         """
-        await self._generations.turnstile.close(timeout)
+        await self._generations.drain(timeout)
 
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
