@@ -81,8 +81,7 @@ class Database:
                 self._file = os.path.realpath(path)
             if writes and path is not None:
                 self._lock = self._take_lock(Path(self._file))
-            name = self._file if writes else f"{Path(self._file).as_uri()}?mode=ro"
-            self._db = sqlite3.connect(name, uri=not writes, isolation_level=None)
+            self._db = self._connect(writes=writes)
             try:
                 self._prepare(writes=writes)
             except BaseException:
@@ -94,6 +93,24 @@ class Database:
         except BaseException:
             self._unlock()
             raise
+
+    def _connect(self, *, writes: bool) -> sqlite3.Connection:
+        if writes:
+            return sqlite3.connect(self._file, isolation_level=None)
+        uri = Path(self._file).as_uri()
+        db = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None)
+        try:
+            db.execute("pragma schema_version")
+        except sqlite3.OperationalError:
+            db.close()
+            if os.path.exists(f"{self._file}-wal"):
+                raise
+            # SQLite creates a log to read, unless it knows that nobody writes. Here, this program may not, and nobody does.
+            return sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def _take_lock(self, path: Path) -> int:
         if (kind := network_file_system(path.parent)) is not None:

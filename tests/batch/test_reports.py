@@ -1,6 +1,8 @@
 """The report of a batch: its content, and its behavior in a browser."""
 
+import fcntl
 import json
+import os
 import re
 
 import pytest
@@ -179,6 +181,22 @@ async def test_a_failed_write_keeps_the_old_report(tmp_path):
     with pytest.raises(OSError, match="directory"):
         await write_report(tmp_path / "out", target, transcripts=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "out", "report.html"]
+
+
+async def test_a_link_and_a_pipe_are_written_to_and_not_replaced(tmp_path):
+    write_journal(tmp_path / "out", many(1))
+    (tmp_path / "link.html").symlink_to("target.html")
+    await write_report(tmp_path / "out", tmp_path / "link.html", transcripts=False)
+    assert (tmp_path / "link.html").is_symlink()
+    assert len(data_of(tmp_path / "target.html")[1]) == 1
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 1024 * 1024)
+    await write_report(tmp_path / "out", tmp_path / "pipe", transcripts=False)
+    page = os.read(reader, 1024 * 1024)
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert page.endswith(b"</html>\n")
 
 
 # -- in a browser --------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from trio_codex import _database, errors
-from trio_codex.supervision import _system
+from trio_codex.supervision import _system, read_journal
 from trio_codex.supervision._journal import Journal
 
 
@@ -68,6 +69,27 @@ def test_the_log_is_merged_also_after_the_program_has_changed_its_directory(path
     journal.close()
     assert before > 100_000
     assert after == 0
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_journal_can_be_read_without_permission_to_write(is_open):
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "journal.db")
+        opened = Journal(path)
+        opened.started("a", "thread-1", "/home", "1 2 3")
+        if not is_open:
+            opened.close()
+        user = os.geteuid()
+        Path(directory).chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            names = [thread.name for thread in read_journal(path)]
+        finally:
+            os.seteuid(user)
+            Path(directory).chmod(0o755)
+            opened.close()
+    assert names == ["a"]
 
 
 def test_a_forked_process_neither_keeps_a_journal_locked_nor_unlocks_it(path, journal):

@@ -52,7 +52,7 @@ async def write_report(
 
     Args:
         out: The directory of the batch.
-        path: Where to write the page. An existing file is replaced.
+        path: Where to write the page. An existing file is replaced, or the one that a link leads to.
         config: The configuration of the servers. Without a ``codex_home``, each one uses the home in which its threads
             were started.
         transcripts: Whether to read the transcripts. No server is started without them.
@@ -68,10 +68,13 @@ async def write_report(
     with closing(Journal(directory, writes=False)) as journal:
         outcomes = [outcome for _, outcome in journal.outcomes()]
         left, opened = journal.todo(), set(journal.open())
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    # A link keeps its target. A device or a pipe is written to, and not replaced.
+    is_file = target.is_file() or not target.exists()  # noqa: ASYNC240  # on a local disk
+    target = Path(os.path.realpath(target)) if is_file else target  # noqa: ASYNC240  # as above
+    scratch = target.with_name(f".{target.name}.{os.getpid()}") if is_file else target
     try:
         # Check the path first, because reading the transcripts takes time.
-        with scratch.open("w", encoding="utf-8") as file:  # noqa: ASYNC230  # on a local disk
+        with scratch.open("w", encoding="utf-8") as file:  # noqa: ASYNC230  # as above
             share = max(LEAST_BYTES, min(MOST_BYTES, PAGE_BYTES // max(len(outcomes) + len(left), 1)))
             found: dict[str, list[Transcript]] = {}
             if transcripts:
@@ -91,9 +94,11 @@ async def write_report(
                 ],
             }
             file.writelines(_page(batch, (_details(row, found.get(row["id"], []), share) for row in rows)))
-        scratch.replace(target)
+        if is_file:
+            scratch.replace(target)
     finally:
-        scratch.unlink(missing_ok=True)
+        if is_file:
+            scratch.unlink(missing_ok=True)
 
 
 def _ended(outcome: Outcome) -> dict[str, Any]:
