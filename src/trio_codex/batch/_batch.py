@@ -20,7 +20,7 @@ from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
-from trio_codex.supervision._generations import Generations
+from trio_codex.supervision._generations import Generations, with_absolute_paths
 from trio_codex.supervision._journal import Journal as ThreadJournal
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._values import Probe
@@ -193,6 +193,7 @@ async def open_batch(
         if name in options:
             raise ValueError(f"thread_options cannot have {name!r}: the batch chooses it for each attempt")
     config, budget, solve = config or CodexConfig(), budget or BatchBudget(), solve or solve_prompt
+    config = with_absolute_paths(config)
     tools = tuple(tools)
     settings = {
         "config_overrides": repr(tuple(config.config_overrides)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ import attrs
 import trio
 
 from trio_codex import Attachment, attach_codex, errors, open_codex
+from trio_codex._link.socket_stream import absolute_socket_path
 from trio_codex.errors import RestartLimitExceeded
 from trio_codex.instruments import GenerationRecord, LogInstrument, notify
 from trio_codex.supervision._limit import RestartLimit
@@ -19,7 +21,6 @@ from trio_codex.supervision._turnstile import Turnstile
 from trio_codex.supervision._values import Generation
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Generator
 
     from trio_codex import Budget, ClientConfig, Codex, CodexConfig
@@ -96,7 +97,7 @@ class Generations:
         probe: Probe | None,
         journal: Journal,
     ) -> None:
-        self._config = config
+        self._config = with_absolute_paths(config)
         self._client = client
         self.instruments: list[Instrument] = [*client.get("instruments", ())]
         # The loss of a server is always logged.
@@ -338,6 +339,25 @@ class Generations:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def with_absolute_paths(config: CodexConfig | Attachment) -> CodexConfig | Attachment:
+    """Return a configuration with which a later start does the same, also in another working directory."""
+    if isinstance(config, Attachment):
+        scheme, _, path = config.url.partition("://")
+        if scheme != "unix" or not path:
+            return config
+        return attrs.evolve(config, url=f"unix://{absolute_socket_path(path)}")
+    try:
+        # A name without a directory is searched on PATH.
+        programs = {
+            name: os.path.abspath(os.path.expanduser(path))
+            for name in ("codex_bin", "guard_python")
+            if (path := getattr(config, name)) is not None and os.path.dirname(path)
+        }
+        return attrs.evolve(config, cwd=os.path.abspath(config.cwd or os.curdir), **programs)
+    except FileNotFoundError:  # the working directory was deleted
+        return config
 
 
 def _describe(life: Life) -> Generation:
