@@ -294,6 +294,11 @@ UPPER_FLOOR_MUTATIONS = [
         needs="inspect_ai",
     ),
     Mutation(
+        "G25", "a scope whose generator is collected in the client's thread stays open",
+        "_face.face:Scope.exit", drop("_leave_soon"),
+        "tests/faces/test_face_callers.py::test_a_generator_that_is_collected_in_the_clients_thread_leaves_its_scope",
+    ),
+    Mutation(
         "G25", "leaving a scope of a face does not wait for its cleanup",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",

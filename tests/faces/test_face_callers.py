@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import math
 import os
 import signal
@@ -138,6 +139,36 @@ def test_a_scope_can_be_left_while_a_suspended_generator_is_inside_it():
         assert call(BLOCKING, scope.host, answer) == 42
         generator.close()
         assert call(BLOCKING, scope.host, answer) == 42
+
+
+def test_a_generator_that_is_collected_in_the_clients_thread_leaves_its_scope():
+    """One that is part of a cycle is collected in whichever thread allocates something."""
+    ended = threading.Event()
+
+    @asynccontextmanager
+    async def watched():
+        try:
+            yield
+        finally:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            ended.set()
+
+    def generate(host, cycle):
+        with BLOCKING.module._face.BlockingScope(watched, host):
+            yield cycle
+
+    gc.disable()
+    try:
+        with (scope := open_bare(BLOCKING)):
+            cycle = []
+            cycle.append(generate(scope.host, cycle))
+            next(cycle[0])
+            del cycle
+            scope.host.post(gc.collect)
+            assert ended.wait(10)
+            assert call(BLOCKING, scope.host, answer) == 42
+    finally:
+        gc.enable()
 
 
 def test_a_task_that_leaves_a_scope_is_not_cancelled_by_a_suspended_generator_inside_it():

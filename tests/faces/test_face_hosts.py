@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import trio
-from face_drivers import FACES, open_bare
+from face_drivers import FACES, bare, open_bare
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import errors
@@ -393,6 +393,19 @@ def test_the_trio_thread_cannot_close_a_client():
         pytest.raises(errors.FaceError, match="must not wait for itself"),
     ):
         call(scope.host, close, scope)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_an_exception_of_the_body_propagates_unchanged_in_a_forked_process():
+    child = None
+    try:
+        with (scope := open_bare(BLOCKING)), BLOCKING.module._face.BlockingScope(bare, scope.host):
+            child = os.fork()
+            if child == 0:
+                sys.exit(7)
+    except BaseException as exc:
+        os._exit(exc.code if isinstance(exc, SystemExit) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -248,6 +248,12 @@ class Scope:
         host, held = self.host, self._held
         if host is None or held is None or self._has_exited:
             return False
+        if exc is not None and host.was_forked:
+            return False  # the scope is that of the parent
+        if exc is not None and host.is_current:
+            # The garbage collector ends a generator here. Nothing can wait, but what it had started must end.
+            self._leave_soon(host, held)
+            return False
         if self._is_root and host.is_inside_callback():
             raise FaceError(
                 "a callback cannot close its own client, which waits for it: end its turn instead"
@@ -264,6 +270,13 @@ class Scope:
         if error is None or error is exc or (exc is not None and held.ended_early):
             return held.swallowed
         raise error
+
+    def _leave_soon(self, host: Host, held: HeldScope) -> None:
+        self._has_exited = True
+        host.pop(self._caller, held)
+        held.cancel()
+        if self._is_root:
+            host.stop(self.face.operation())
 
     async def _leave(self, exc: BaseException | None) -> BaseException | None:
         self._has_exited = True

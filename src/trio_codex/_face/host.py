@@ -154,8 +154,13 @@ class Host(Around):
         """
         if self.was_forked:
             raise FaceError("the client belongs to the parent process: open another one after a fork")
-        if threading.get_ident() == self._thread.ident:
+        if self.is_current:
             raise FaceError("this is the client's own thread, which must not wait for itself")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the host's own thread."""
+        return threading.get_ident() == self._thread.ident
 
     def expect(self, operation: Operation) -> None:
         """Finish an operation when the thread ends, unless it has finished by then, so that its callers never hang."""
