@@ -297,6 +297,16 @@ def test_a_process_is_identified_by_more_than_its_pid():
     assert not _system.still_runs(stamp)
 
 
+def test_in_another_pid_namespace_ids_in_proc_mean_other_processes(monkeypatch):
+    monkeypatch.setattr(_system, "table_is_ours", lambda: False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        stamp = _system.stamp_of(process.pid)
+        assert _system.still_runs(stamp)
+        process.communicate()
+        assert not _system.still_runs(stamp)
+    assert stamp.split(" ")[:2] == [str(process.pid), ""]
+
+
 def test_a_process_may_have_any_name():
     code = "import sys; open('/proc/self/comm', 'wb').write(b'\\xff) Z \\xfe'); print('named', flush=True); input()"
     with subprocess.Popen(

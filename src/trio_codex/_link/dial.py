@@ -21,12 +21,15 @@ from trio_codex._core.exceptions import leaves_of
 from trio_codex._core.secrets import Secrets
 from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
-from trio_codex._link.socket_stream import SocketStream, absolute_socket_path
+from trio_codex._link.socket_stream import SocketStream
 from trio_codex._link.websocket import WebSocketChannel
 from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
+
+SOCKET_PATH_BYTES: Final = 107
+"""Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
 _SILENT: Final = logging.Logger("trio_codex.websocket", logging.CRITICAL)
 """A logger that drops everything: the protocol would log the headers, which contain the token."""
@@ -97,7 +100,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         # If the path would be too long for a socket, the daemon puts a link there.
         home = os.fspath(codex_home or "")
         return Address(
-            url, absolute_socket_path(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
+            url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
@@ -119,6 +122,17 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
             f"ws:// to {parts.hostname} sends prompts and tokens in the clear: use wss://, a tunnel, or insecure=True"
         )
     return Address(url, None, parts.hostname, parts.port or (443 if secure else 80), secure)
+
+
+def _absolute(path: str) -> str:
+    """Return the absolute path, which stays valid if the working directory changes, unless it is too long for a socket."""
+    try:
+        absolute = os.path.abspath(path)
+        return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
+    except UnicodeError:
+        raise ValueError(f"{path!a} is not a valid path") from None
+    except OSError:  # the working directory was deleted
+        return path
 
 
 def _bare(parts: SplitResult) -> str:

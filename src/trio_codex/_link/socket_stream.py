@@ -1,16 +1,12 @@
-"""A stream over a connected socket that never raises SIGPIPE, and paths of sockets."""
+"""A stream over a connected socket that never raises SIGPIPE."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import Final
 
 import trio
-
-SOCKET_PATH_BYTES: Final = 107
-"""Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -55,18 +51,3 @@ class SocketStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the socket."""
         await self._stream.aclose()
-
-
-def absolute_socket_path(path: str) -> str:
-    """Return the absolute path, which stays valid if the working directory changes, unless it is too long for a socket.
-
-    Raises:
-        ValueError: It cannot be encoded.
-    """
-    try:
-        absolute = os.path.abspath(path)
-        return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
-    except UnicodeError:
-        raise ValueError(f"{path!a} is not a valid path") from None
-    except OSError:  # the working directory was deleted
-        return path

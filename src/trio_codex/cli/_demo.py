@@ -305,7 +305,7 @@ def _pid_in(path: Path) -> int:
 def _runs(pid: int) -> bool:
     """Return whether the process is running; a zombie is not."""
     stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
+    if os.path.realpath("/proc/self") == f"/proc/{os.getpid()}":
         try:
             return stat.read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:

@@ -12,7 +12,6 @@ import attrs
 import trio
 
 from trio_codex import Attachment, attach_codex, errors, open_codex
-from trio_codex._link.socket_stream import absolute_socket_path
 from trio_codex.errors import RestartLimitExceeded
 from trio_codex.instruments import GenerationRecord, LogInstrument, notify
 from trio_codex.supervision._limit import RestartLimit
@@ -33,6 +32,9 @@ GENERATIONS_KEPT: Final = 100
 
 TICK_SECONDS: Final = 1.0
 """Seconds between two notifications that a generation is alive, and between commits of late writes."""
+
+SOCKET_PATH_BYTES: Final = 107
+"""Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
 _OPENER: ContextVar[object] = ContextVar(
     "the supervisor of the turn in whose context this runs", default=None
@@ -344,10 +346,13 @@ class Generations:
 def with_absolute_paths(config: CodexConfig | Attachment) -> CodexConfig | Attachment:
     """Return a configuration with which a later start does the same, also in another working directory."""
     if isinstance(config, Attachment):
-        scheme, _, path = config.url.partition("://")
-        if scheme != "unix" or not path:
+        path = config.url.removeprefix("unix://")
+        if path in ("", config.url):
             return config
-        return attrs.evolve(config, url=f"unix://{absolute_socket_path(path)}")
+        with suppress(OSError):  # the working directory was deleted
+            path = os.path.abspath(path)
+        is_short = len(os.fsencode(path)) <= SOCKET_PATH_BYTES
+        return attrs.evolve(config, url=f"unix://{path}") if is_short else config
     try:
         # A name without a directory is searched on PATH.
         programs = {

@@ -15,7 +15,7 @@ def stamp_of(pid: int) -> str:
 def still_runs(stamp: str) -> bool:
     """Return whether the process with this stamp is running. Zombies do not count."""
     pid = int(stamp.partition(" ")[0])
-    if Path("/proc/self/stat").exists():
+    if table_is_ours():
         return stamp == stamp_of(pid) and bool(_started(pid))
     try:
         os.kill(pid, 0)
@@ -28,6 +28,8 @@ def still_runs(stamp: str) -> bool:
 
 def _started(pid: int) -> str:
     """Return when a process started, in clock ticks since boot; empty if it has ended or this is unknown."""
+    if not table_is_ours():
+        return ""
     try:
         # Read bytes, because process names may have any encoding.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -51,3 +53,11 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+def table_is_ours() -> bool:
+    """Return whether ``/proc`` exists and belongs to our PID namespace. In another one, ids mean other processes."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False

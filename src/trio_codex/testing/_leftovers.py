@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import trio
 
+from trio_codex._process.guard import table_is_ours
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
@@ -151,7 +153,7 @@ def _descendants() -> Iterator[str]:
         for process in psutil.Process().children(recursive=True):
             yield f"process {process.pid}"
         return
-    todo = [str(os.getpid())]
+    todo = [str(os.getpid())] if table_is_ours() else []
     while todo:
         pid = todo.pop()
         for thread in _entries(f"/proc/{pid}/task"):
