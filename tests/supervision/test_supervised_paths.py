@@ -11,7 +11,7 @@ from supervised import kill, stage
 from trio_codex import Attachment, open_supervisor
 from trio_codex.batch import Task, open_batch
 from trio_codex.binary import find_binary
-from trio_codex.supervision._generations import with_absolute_paths
+from trio_codex.supervision._generations import with_absolute_socket
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ async def test_later_servers_of_a_batch_use_the_same_paths(elsewhere):
 async def test_a_relative_socket_is_found_again(elsewhere, tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("codex.sock")
-        attachment = with_absolute_paths(Attachment("unix://codex.sock"))
+        attachment = with_absolute_socket(Attachment("unix://codex.sock"))
         elsewhere()
         assert attachment.url == f"unix://{tmp_path}/codex.sock"
     for url in ("unix://", "ws://127.0.0.1:1", f"unix://{'x' * 100}"):
-        assert with_absolute_paths(Attachment(url)).url == url
+        assert with_absolute_socket(Attachment(url)).url == url
     await trio.lowlevel.checkpoint()

@@ -99,7 +99,9 @@ class Generations:
         probe: Probe | None,
         journal: Journal,
     ) -> None:
-        self._config = with_absolute_paths(config)
+        self._config = (
+            with_absolute_socket(config) if isinstance(config, Attachment) else with_absolute_paths(config)
+        )
         self._client = client
         self.instruments: list[Instrument] = [*client.get("instruments", ())]
         # The loss of a server is always logged.
@@ -343,16 +345,19 @@ class Generations:
         self._changed = trio.Event()
 
 
-def with_absolute_paths(config: CodexConfig | Attachment) -> CodexConfig | Attachment:
+def with_absolute_socket(attachment: Attachment) -> Attachment:
+    """Return where to attach, also from another working directory."""
+    path = attachment.url.removeprefix("unix://")
+    if path in ("", attachment.url):
+        return attachment
+    with suppress(OSError):  # the working directory was deleted
+        path = os.path.abspath(path)
+    is_short = len(os.fsencode(path)) <= SOCKET_PATH_BYTES
+    return attrs.evolve(attachment, url=f"unix://{path}") if is_short else attachment
+
+
+def with_absolute_paths(config: CodexConfig) -> CodexConfig:
     """Return a configuration with which a later start does the same, also in another working directory."""
-    if isinstance(config, Attachment):
-        path = config.url.removeprefix("unix://")
-        if path in ("", config.url):
-            return config
-        with suppress(OSError):  # the working directory was deleted
-            path = os.path.abspath(path)
-        is_short = len(os.fsencode(path)) <= SOCKET_PATH_BYTES
-        return attrs.evolve(config, url=f"unix://{path}") if is_short else config
     try:
         # A name without a directory is searched on PATH.
         programs = {
