@@ -22,7 +22,7 @@ from trio_codex.batch import BatchBudget, Outcome, Retry, Task, TaskContext, ope
 
 @attrs.frozen
 class Answer:
-    """The answer of the agent."""
+    """The agent's answer."""
 
     number: int
 

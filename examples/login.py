@@ -1,7 +1,7 @@
 """Log in with ChatGPT in a browser, and show the account.
 
-Run it with --device-code if the browser is on another machine. With --offline no user completes the login, so the login's
-scope is left after a moment, which cancels the login on the server.
+Run it with --device-code if the browser is on another machine. With --offline no user completes the login, so the
+login's scope exits after a moment, which cancels the login on the server.
 """
 
 import sys

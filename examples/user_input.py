@@ -1,4 +1,4 @@
-"""Answer the questions of an agent with fixed preferences; an interactive program would ask its user.
+"""Answer an agent's questions with fixed preferences; an interactive program would ask its user.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

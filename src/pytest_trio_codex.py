@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fail a test that uses a fixture of ours outside Trio, where pytest would pass it an async generator."""
+    """Fail a test that uses one of these fixtures outside Trio, where pytest would pass it an async generator."""
     used = [name for name in _FIXTURES if name in getattr(item, "fixturenames", ())]
     if used and item.get_closest_marker("trio") is None:
         pytest.fail(

@@ -24,7 +24,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G1", "the guard does not adopt orphans of the server",
         "_process.guard:PR_SET_CHILD_SUBREAPER", constant(36, 0),
-        "tests/runtime/test_process_stop.py::test_processes_left_behind_by_the_server_are_ended_and_stdout_ends",
+        "tests/runtime/test_process_stop.py::test_processes_left_behind_by_the_server_are_killed_and_stdout_ends",
     ),
     Mutation(
         "G1", "stdin stays open",
@@ -62,7 +62,7 @@ CLIENT_MUTATIONS = [
         "tests/cli/test_cli_streams.py::test_a_full_disk_is_reported_on_one_line",
     ),
     Mutation(
-        "G2", "a turn that is left is not interrupted",
+        "G2", "a turn whose scope exits early is not interrupted",
         "_session.ending:TurnEnder._interrupt_until_ended", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
         "tests/turns/test_turn.py::test_leaving_early_interrupts_once_and_waits_for_the_terminal_event",
     ),
@@ -79,7 +79,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G2", "agents are not ended",
         "_session.ending:TurnEnder.end_offspring", iterable("children"),
-        "tests/faults/test_process_trees.py::test_the_command_of_an_agent_ends_with_the_interrupted_turn_that_spawned_the_agent",
+        "tests/faults/test_process_trees.py::test_an_agents_command_ends_with_the_interrupted_turn_that_spawned_the_agent",
     ),
     Mutation(
         "G2", "background commands are not ended",
@@ -99,7 +99,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G2", "a thread is unsubscribed while a resume is pending",
         "_api.thread:Thread._close", operand("pending"),
-        "tests/client/test_opening.py::test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_is_left",
+        "tests/client/test_opening.py::test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_closes",
     ),
     Mutation(
         "G3", "opening a thread is not undone if its response is invalid",
@@ -229,7 +229,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G8", "requests of a thread being resumed are not held",
         "_session.router:Router.on_server_request", operand("_is_held"),
-        "tests/client/test_opening.py::test_a_pending_file_change_has_the_content_from_the_resume_response",
+        "tests/client/test_opening.py::test_a_pending_file_change_contains_the_content_from_the_resume_response",
     ),
     Mutation(
         "G8", "requests of another client's turn are answered",
@@ -249,7 +249,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G9", "an accepted git command runs the repository's fsmonitor",
         "policies._git:PREFIX", constant("core.fsmonitor=false", "core.fsmonitor2=false"),
-        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_although_plain_git_does",
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_from_the_repository_although_plain_git_does",
     ),
     Mutation(
         "G9", "a git pattern accepts programs that the repository configures",
@@ -339,7 +339,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G13", "stderr is not drained",
         "_api.lifecycle:ClientLifecycle._spawn", drop("drain_stderr"),
-        "tests/faults/test_fault_matrix.py::test_an_odd_but_working_server_completes_the_session_and_is_ended",
+        "tests/faults/test_fault_matrix.py::test_an_odd_but_working_server_completes_the_session_and_is_stopped",
     ),
     Mutation(
         "G14", "a process tree that does not end in time is reported as an internal error",
@@ -347,9 +347,9 @@ CLIENT_MUTATIONS = [
         "tests/client/test_open_on_hosts.py::test_a_process_tree_that_does_not_end_in_time_does_not_change_the_bodys_exception",
     ),
     Mutation(
-        "G14", "exceptions of the body are wrapped in a group",
+        "G14", "exceptions from the body are wrapped in a group",
         "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
-        "tests/runtime/test_nursery.py::test_exceptions_of_the_body_propagate_unchanged",
+        "tests/runtime/test_nursery.py::test_exceptions_from_the_body_propagate_unchanged",
     ),
     Mutation(
         "G15", "a worker thread starts the server",

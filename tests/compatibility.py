@@ -39,7 +39,7 @@ LACKING = {
     "test_s40_a_steer_reaches_the_goals_second_turn": STEER,
     "test_a_rejoined_turn_can_be_steered_interrupted_and_read_as_text": STEER,
     "test_a_review_started_by_a_plain_request_frees_its_thread_when_it_ends": REVIEW_ID,
-    "test_s20_a_bypass_survives_a_resume_and_one_set_by_a_turn_stays_on_the_thread": (
+    "test_s20_a_bypass_survives_a_resume_and_a_bypass_set_by_a_turn_applies_to_the_thread": (
         "a thread resumed by another server keeps its sandbox instead of using the configured one"
     ),
     "test_s29_listing_threads_fetches_all_pages": "`ThreadListParams.excludedThreadIds`",

@@ -241,7 +241,7 @@ def test_a_failed_turn_without_an_error_has_a_message():
 
 
 @every_class
-def test_the_repr_of_an_error_has_its_message_but_not_its_fields(cls):
+def test_the_repr_of_an_error_shows_its_message_but_not_its_fields(cls):
     error = cls(**SAMPLES[cls])
     assert repr(error) == f"{cls.__name__}({str(error)!r})"
     assert "so far" not in repr(error)

@@ -214,7 +214,7 @@ def test_the_release_after_a_release_names_its_own_version(tree: Path) -> None:
         (tree / name).write_text((tree / name).read_text().replace(*change, 1))
     left, _ = obstacles(tree)
     assert left.splitlines() == [
-        "README.md does not say that it is of version 99.0.1.",
+        "README.md does not name version 99.0.1.",
         f"{files}/CHANGELOG.md is that of another version.",
         "CHANGELOG.md does not begin with 99.0.1 and a date.",
     ]

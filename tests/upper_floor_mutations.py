@@ -50,14 +50,14 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/turns/test_leave_running.py::test_exceeding_a_limit_ends_a_turn_despite_leave_running",
     ),
     Mutation(
-        "G21", "a pending request is answered after its turn was left",
+        "G21", "a pending request is answered after its turn's scope exited",
         "_session.ending:TurnEnder.release", drop("park_requests"),
         "tests/turns/test_leave_running.py::test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy",
     ),
     Mutation(
-        "G21", "a request made after its turn was left is decided immediately",
+        "G21", "a request made after its turn's scope exited is decided immediately",
         "_session.asking:_belongs_to_others", operand("is_left_running"),
-        "tests/integration/test_real_rejoin.py::test_a_request_made_after_a_turn_was_left_waits_until_it_is_rejoined",
+        "tests/integration/test_real_rejoin.py::test_a_request_made_after_a_turn_was_left_running_waits_until_it_is_rejoined",
     ),
     Mutation(
         "G21", "a rejoined result contains only the observed items",
@@ -213,7 +213,7 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/batch/test_real_batches.py::test_threads_of_ended_tasks_are_unloaded",
     ),
     Mutation(
-        "G24", "the workspace of an outcome stays if the batch is left",
+        "G24", "the workspace of an outcome stays if the batch's scope exits",
         "batch._attempt:Attempt._remove", catches("Cancelled", "ZeroDivisionError"),
         "tests/batch/test_real_ends.py::test_leaving_the_batch_still_removes_workspaces_of_finished_tasks",
     ),
@@ -240,12 +240,12 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G24", "an outcome in another shard is lost in the merge",
         "batch._merge:_owners", never("outcomes"),
-        "tests/batch/test_merge.py::test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_ended",
+        "tests/batch/test_merge.py::test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_closed",
     ),
     Mutation(
         "G24", "text of a task ends the data element of a report",
         "batch._report:_data", constant("\\u003c", "<"),
-        "tests/batch/test_reports.py::test_a_report_has_every_task_with_the_transcripts_and_times_of_its_attempts",
+        "tests/batch/test_reports.py::test_a_report_shows_every_task_with_the_transcripts_and_times_of_its_attempts",
     ),
     Mutation(
         "G24", "a cancelled shard ends as if it were complete",
@@ -284,7 +284,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G24", "Inspect counts tokens again with each response",
         "inspect._record:Record.response", value("_before", becomes="self._before"),
-        "tests/beyond/test_inspect.py::test_the_log_has_messages_tool_calls_and_usage",
+        "tests/beyond/test_inspect.py::test_the_log_contains_messages_tool_calls_and_usage",
         needs="inspect_ai",
     ),
     Mutation(

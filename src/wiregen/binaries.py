@@ -64,7 +64,7 @@ def _from_pypi(version: str, target: Path) -> str | None:
 
 
 def _from_npm(version: str, target: Path) -> str | None:
-    """Install a release from npm. Its ``vendor`` directory has the same files as the package on PyPI."""
+    """Install a release from npm. Its ``vendor`` directory contains the same files as the package on PyPI."""
     release = f"{NPM}@{version}-{sys.platform}-{_ARCHITECTURES.get(platform.machine().lower())}"
     unpacked = target.parent / "npm"
     unpacked.mkdir()

@@ -79,7 +79,9 @@ class _Context:
         """Lower one definition: yield it and, if it is a union, the classes and the enum of its members."""
         definition = self.definitions[name]
         if self.definitions.ignored:
-            raise WiregenError(f"the schema has forms without a rule: {'; '.join(self.definitions.ignored)}")
+            raise WiregenError(
+                f"the schema contains forms without a rule: {'; '.join(self.definitions.ignored)}"
+            )
         match definition:
             case ir.Enum(members=members) if name in tables.LITERALS:
                 literal = ir.Const(tuple(member.value for member in members))
@@ -222,7 +224,7 @@ class _Context:
             case ir.Plain() | ir.Const():
                 return type_
             case _:
-                raise WiregenError(f"cannot lower the type of {where}: it has an object without a name")
+                raise WiregenError(f"cannot lower the type of {where}: it contains an object without a name")
 
 
 def _tag(members: Sequence[ir.Type]) -> str | None:

@@ -56,7 +56,7 @@ async def test_merged_shards_can_be_read_reported_and_resumed(tmp_path):
         assert {f"{name}#1" for name in found} <= names
 
 
-def test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_ended(tmp_path):
+def test_equal_outcomes_may_be_in_several_shards_and_open_attempts_are_closed(tmp_path):
     one = write_shard(tmp_path / "1", [done("a")], left=[Task("b", "do b"), Task("c", "do c")])
     two = write_shard(tmp_path / "2", [done("a"), done("b")], shard="(1, 2)")
     merge([one, two], tmp_path / "all")

@@ -232,7 +232,7 @@ async def test_a_stopped_batch_finishes_its_running_tasks():
         assert 5 - len(read_outcomes(on.out)) == caught.value.left > 0
 
 
-async def test_an_exception_of_the_body_propagates_unchanged():
+async def test_an_exception_from_the_body_propagates_unchanged():
     error = ZeroDivisionError("body")
     async with stage() as on:
         with pytest.raises(ZeroDivisionError) as caught:

@@ -28,7 +28,7 @@ async def test_an_error_whose_message_cannot_be_stored_still_gives_an_outcome(er
         assert (outcomes["t0"].status, outcomes["t0"].error) == ("failed", text)
 
 
-async def test_the_error_of_an_outcome_has_the_messages_of_all_exceptions_in_a_group():
+async def test_the_error_of_an_outcome_contains_the_messages_of_all_exceptions_in_a_group():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         raise ExceptionGroup("two", [ValueError("one"), ExceptionGroup("more", [errors.ThreadClosed("t")])])
@@ -89,7 +89,7 @@ async def test_the_next_run_completes_a_failed_cleanup(monkeypatch):
         assert {path.name for path in (on.out / "workspaces").iterdir()} == left - {"t0-1", "t1-2"}
 
 
-async def test_a_stopped_batch_does_not_wait_for_the_delay_of_a_retry():
+async def test_a_stopped_batch_does_not_wait_out_a_retry_delay():
     async with stage() as on:
         on.model.script("do t0").respond(HTTPFailure(429))
         async with on.batch(some(1), retry=Retry(first=10_000, maximum=10_000)) as batch:

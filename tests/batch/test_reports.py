@@ -98,7 +98,7 @@ def many(count):
     ]
 
 
-async def test_a_report_has_every_task_with_the_transcripts_and_times_of_its_attempts(report):
+async def test_a_report_shows_every_task_with_the_transcripts_and_times_of_its_attempts(report):
     batch, tasks = data_of(report)
     assert {task["id"].split()[0]: task["status"] for task in batch["tasks"]} == {
         "everything": "ok", "again": "ok", "nothing": "failed", "hang": "timed_out", "t0": "ok", "t1": "ok", "t2": "ok",
@@ -136,7 +136,7 @@ async def test_missing_threads_are_named_in_the_report(report):
             assert thread["id"] in thread["missing"]
 
 
-async def test_without_the_home_a_report_still_has_the_outcomes(tmp_path):
+async def test_without_the_home_a_report_still_shows_the_outcomes(tmp_path):
     async with stage() as on:
         await on.run(some(2))
         on.home.codex_home.rename(tmp_path / "moved")

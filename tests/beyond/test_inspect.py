@@ -77,7 +77,7 @@ def test_each_sample_and_epoch_is_scored_in_its_own_thread(offline, tmp_path):
     assert offline.counts() == {"do t0": 2, "run t1": 2, "do t2": 2}
 
 
-def test_the_log_has_messages_tool_calls_and_usage(offline, tmp_path):
+def test_the_log_contains_messages_tool_calls_and_usage(offline, tmp_path):
     log = run(offline, tmp_path, [sample("run", 1)])
     (found,) = json.loads(Path(write_json(log, tmp_path)).read_text())["samples"]
     roles = [message["role"] for message in found["messages"]]

@@ -178,7 +178,7 @@ async def test_a_custom_solver_and_a_workspace(model, home, tasks):
         (["--solve", "nowhere:x"], "cannot be imported"),
         (["--solve", "json:nothing"], "cannot be imported"),
         (["--solve", "json:__name__"], "is not a function"),
-        (["--workspace", "hg:x"], "is none of empty, copy:DIRECTORY"),
+        (["--workspace", "hg:x"], "is not empty, copy:DIRECTORY"),
         (["--shard", "3/3"], "is not INDEX/COUNT"),
         (["--turns", "0"], "--turns"),
     ],

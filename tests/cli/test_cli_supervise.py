@@ -151,7 +151,7 @@ async def test_a_file_that_is_not_a_journal_is_an_error(program):
         assert "the journal" in done.err
 
 
-async def test_an_error_of_the_function_is_reported_on_one_line(program):
+async def test_an_error_from_the_function_is_reported_on_one_line(program):
     arguments = ("supervise", "agents:failing", "--journal", str(program.workspace / "j.db"))
     done = await run_cli(*arguments, home=program)
     assert done.status == 1

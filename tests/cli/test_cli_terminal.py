@@ -218,7 +218,7 @@ async def test_permissions_are_granted_for_the_turn(model, asking_home):
     assert '"scope":"turn"' in told
 
 
-async def test_questions_of_the_agent_are_answered_by_number_or_free_text(model, asking_home):
+async def test_the_agents_questions_are_answered_by_number_or_free_text(model, asking_home):
     model.respond(
         UserInput(Question("color", "Which color?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
     )

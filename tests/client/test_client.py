@@ -262,7 +262,7 @@ async def test_leaving_one_handle_does_not_affect_another_handle_of_the_thread()
         await server.accept_turn()
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # The last handle is left.
+        # The last handle closes.
         nursery.start_soon(enter_and_leave, thread)
         await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
 
@@ -356,7 +356,7 @@ async def test_leaving_a_handle_of_an_agents_thread_keeps_it_subscribed():
 
 
 @pytest.mark.parametrize("kind", ["turn", "review", "goal"])
-async def test_a_scope_created_before_its_thread_was_left_cannot_be_entered_afterwards(kind):
+async def test_a_scope_created_before_its_thread_closed_cannot_be_entered_afterwards(kind):
     async with scripted() as (codex, server):
         async with await codex.thread_start() as thread:
             scope = {
@@ -369,7 +369,7 @@ async def test_a_scope_created_before_its_thread_was_left_cannot_be_entered_afte
         assert server.unexpected() == []
 
 
-async def test_listening_to_a_thread_ends_when_its_scope_is_left():
+async def test_listening_to_a_thread_ends_when_its_scope_exits():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         heard, told = [], trio.Event()
 
@@ -547,7 +547,7 @@ async def test_closing_ends_open_turns_of_other_tasks():
 
 
 @pytest.mark.parametrize("kind", ["turn", "goal", "watch", "events", "thread"])
-async def test_a_scope_of_another_task_may_be_left_after_the_client(kind):
+async def test_another_tasks_scope_may_exit_after_the_client(kind):
     goal = {
         "threadId": "thread-1", "objective": "reach it", "tokensUsed": 0, "timeUsedSeconds": 0,
         "createdAt": 0, "updatedAt": 0,

@@ -90,7 +90,7 @@ async def test_a_turn_is_interrupted_until_its_end_is_observed(turn, states, don
     assert server.looks <= LOOKS + len(states)
 
 
-async def test_a_turn_that_cannot_be_ended_stays_in_the_list_and_does_not_block_others():
+async def test_a_turn_that_does_not_end_stays_in_the_list_and_does_not_block_others():
     refused = errors.InternalRpcError(-32603, "no", None, "thread/resume")
     stuck, fine = left("other"), left("mine")
 

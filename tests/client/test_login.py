@@ -72,7 +72,7 @@ async def test_an_end_that_arrives_before_the_response_is_not_missed():
 
 
 @pytest.mark.parametrize("way", ["return", "cancelled", "error"])
-async def test_a_login_left_before_its_end_is_cancelled_on_the_server(way):
+async def test_a_login_whose_scope_exits_early_is_cancelled_on_the_server(way):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         left = trio.Event()
 

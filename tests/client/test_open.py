@@ -449,7 +449,7 @@ async def test_a_server_that_closes_only_stdout_breaks_the_connection():
             assert error.pid == codex.pid
 
 
-async def test_exceptions_of_the_body_propagate_unchanged_and_cancellation_is_not_swallowed():
+async def test_exceptions_from_the_body_propagate_unchanged_and_cancellation_is_not_swallowed():
     script = ANSWERS + "for line in sys.stdin: answer(line)"
     error = ValueError("mine")
     with trio.fail_after(10):

@@ -78,7 +78,7 @@ async def test_a_request_of_a_thread_being_resumed_goes_to_the_policy_of_the_res
     assert [name for name, _ in asked] == ["thread"]
 
 
-async def test_a_pending_file_change_has_the_content_from_the_resume_response():
+async def test_a_pending_file_change_contains_the_content_from_the_resume_response():
     asked = []
     change = {"path": "/a", "kind": {"type": "add"}, "diff": "new\n"}
     item = {"type": "fileChange", "id": "p1", "status": "inProgress", "changes": [change]}
@@ -359,7 +359,7 @@ async def test_leaving_an_idle_handle_does_not_end_work_of_another_handle():
         await server.end_turn()
 
 
-async def test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_is_left():
+async def test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_closes():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/resume", "thread/backgroundTerminals/clean", "thread/unsubscribe")

@@ -10,7 +10,7 @@ from trio_codex.testing._fake import _THREAD
 
 
 def pager(pages, asked=None):
-    """Return a pager over these pages, given as elements and next cursor by cursor."""
+    """Return a pager over ``pages``, which maps each cursor to the elements and the next cursor."""
 
     async def fetch(cursor):
         await trio.lowlevel.checkpoint()

@@ -125,7 +125,7 @@ def test_any_nesting_depth_produces_an_event(start):
 
 
 class Rpc(RuleBasedStateMachine):
-    """Compare the state with a model: pending requests, abandoned ones, and open requests of the server."""
+    """Compare the state with a model: pending requests, abandoned ones, and open requests from the server."""
 
     requests = Bundle("requests")
     server_ids = st.integers(0, 3) | st.sampled_from(["0", "a"])

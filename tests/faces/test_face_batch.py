@@ -1,4 +1,4 @@
-"""Batches through the faces: solvers are functions of the caller, and receive objects of the face."""
+"""Batches through the faces: solvers are the caller's functions, and receive the face's objects."""
 
 import asyncio
 import threading

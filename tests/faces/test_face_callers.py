@@ -1,4 +1,4 @@
-"""Who is inside a scope, and what signal handlers of the program may do while a call waits."""
+"""Who is inside a scope, and what the program's signal handlers may do while a call waits."""
 
 import asyncio
 import errno
@@ -127,7 +127,7 @@ def test_a_thread_is_not_inside_the_scope_of_an_ended_thread_with_the_same_numbe
         assert set(wheres) == {scope.host.root}
 
 
-def test_a_scope_can_be_left_while_a_suspended_generator_is_inside_it():
+def test_a_scope_can_exit_while_a_suspended_generator_is_inside_it():
     def generate(host):
         with BLOCKING.module._face.BlockingScope(bare, host):
             yield

@@ -71,7 +71,7 @@ def test_ctrl_c_while_the_first_client_starts_leaves_no_thread_behind(attack):
 
     for number in range(80):
         seen += attack(use)
-        assert not HOSTS, f"a thread is left after {number} interrupts"
+        assert not HOSTS, f"a thread remains after {number} interrupts"
         assert opened == closed
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert seen > 40

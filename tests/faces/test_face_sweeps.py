@@ -137,15 +137,15 @@ def strike(monkeypatch):
 
 async def check_idle(codex):
     [host] = HOSTS
-    assert all(len(scopes) == 1 for scopes in host.scopes.values()), "a scope is left here"
-    assert host._unfinished == {host.root.exited}, "an operation is left here"
+    assert all(len(scopes) == 1 for scopes in host.scopes.values()), "a scope is still open"
+    assert host._unfinished == {host.root.exited}, "an operation is still pending"
     for thread_id in (await codex.api.thread.loaded_list()).data:
         status = (await codex.thread_read(thread_id)).status
-        assert status.type != "active", f"{thread_id} is left running"
+        assert status.type != "active", f"{thread_id} is still running"
     for process in psutil.Process(codex.pid).children(recursive=True):
         # The server has its own shell for each thread that starts.
         with suppress(psutil.NoSuchProcess):
-            assert process.name() != "cat", "a command is left running"
+            assert process.name() != "cat", "a command is still running"
 
 
 async def attempt(face, program, strike, codex, model):

@@ -274,7 +274,7 @@ PLACES = (
         for where in PLACES
     ],
 )
-async def test_an_odd_but_working_server_completes_the_session_and_is_ended(fault, where, tried):
+async def test_an_odd_but_working_server_completes_the_session_and_is_stopped(fault, where, tried):
     tried(fault, where)
     moment, _, point = where.rpartition(" ")
     seen = await play(fault, moment, point)

@@ -85,7 +85,8 @@ async def test_a_client_leaves_no_process_of_its_tree_behind(end, marker):
     "number",
     [
         signal.SIGKILL,
-        # On SIGTERM, the server ends its commands itself. On the next two, it leaves their children in other sessions.
+        # On SIGTERM, the server ends its commands itself. On SIGINT and SIGHUP, it leaves the commands' children in
+        # other sessions.
         pytest.param(signal.SIGTERM, marks=pytest.mark.long),
         pytest.param(signal.SIGINT, marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, marks=pytest.mark.long),
@@ -175,7 +176,7 @@ async def offline():
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["in the foreground", "in the background"])
-async def test_the_command_of_an_agent_ends_with_the_interrupted_turn_that_spawned_the_agent(behind, marker):
+async def test_an_agents_command_ends_with_the_interrupted_turn_that_spawned_the_agent(behind, marker):
     plain = f"{marker}0"
     with trio.fail_after(BOUND):
         async with offline() as (codex, model):

@@ -54,7 +54,7 @@ async def test_messages_of_any_size_cross_in_both_directions(size, tmp_path):
         ("signed", BearerToken("no.jwt.atall"), 401),
     ],
 )
-async def test_a_wrong_token_is_refused_with_the_message_of_the_server(kind, auth, status):
+async def test_a_wrong_token_is_refused_with_the_servers_message(kind, auth, status):
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model) as home:
@@ -171,7 +171,7 @@ async def test_a_lost_connection_leaves_no_turn_running(moment, caplog):
                     assert "left running" not in caplog.text
 
 
-async def test_a_turn_requested_on_a_resumed_thread_is_ended_even_before_the_server_lists_it():
+async def test_a_turn_requested_on_a_resumed_thread_ends_even_before_the_server_lists_it():
     with trio.fail_after(60):
         async with MockModel() as model:
             model.default = Hang()

@@ -190,7 +190,7 @@ async def test_another_task_can_answer_every_kind_of_request_through_an_inbox():
     assert inbox.pending == ()
 
 
-async def test_answering_after_the_turn_was_left_raises_and_runs_nothing():
+async def test_answering_after_the_turns_scope_exited_raises_and_runs_nothing():
     inbox = Inbox()
     async with asking(inbox) as (codex, thread, model, home):
         model.respond(Command("touch a", escalate="please"))

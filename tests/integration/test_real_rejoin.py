@@ -206,7 +206,7 @@ async def another_process(url):
 
 
 @pytest.mark.long
-async def test_whenever_a_turn_is_left_another_process_rejoins_it_and_gets_the_full_text():
+async def test_whenever_a_turns_scope_exits_another_process_rejoins_it_and_gets_the_full_text():
     random = Random(SEED)
     were_running = 0
     with trio.fail_after(300):
@@ -407,7 +407,7 @@ async def test_a_call_of_another_clients_tool_is_left_to_that_client(use):
 
 
 @pytest.mark.parametrize("connects", ["before it is spawned", "afterwards"])
-async def test_requests_of_an_agent_are_decided_by_the_client_that_rejoins_its_parent_turn(connects):
+async def test_an_agents_requests_are_decided_by_the_client_that_rejoins_its_parent_turn(connects):
     decided, first_asked = [], trio.Event()
 
     async def wait(_):
@@ -520,7 +520,7 @@ async def test_a_client_rejoins_its_own_turn_through_the_same_or_another_handle(
                             assert ended.result.final_response == "one two"
 
 
-async def test_a_request_made_after_a_turn_was_left_waits_until_it_is_rejoined():
+async def test_a_request_made_after_a_turn_was_left_running_waits_until_it_is_rejoined():
     decided = []
     with trio.fail_after(30):
         async with MockModel() as model:

@@ -253,7 +253,7 @@ async def test_a_goal_left_between_two_turns_starts_no_more_turns():
                         break
             asked = len(model.requests)
             assert (await thread.run("next")).final_response == "again"
-            assert len(model.requests) == asked + 1, "no turn was left to end"
+            assert len(model.requests) == asked + 1, "no turn was running to be ended"
 
 
 async def test_steering_a_goal_reaches_its_running_turn():

@@ -178,7 +178,7 @@ def spawn_an_agent_that_asks(world):
     parent.hang("waiting for it")
 
 
-async def test_requests_of_an_agent_go_to_the_policy_of_its_parent_turn_and_name_the_agent(tmp_path, sent):
+async def test_an_agents_requests_go_to_the_policy_of_its_parent_turn_and_name_the_agent(tmp_path, sent):
     asked = []
 
     async def accept(request):
@@ -201,7 +201,7 @@ async def test_requests_of_an_agent_go_to_the_policy_of_its_parent_turn_and_name
     assert world.decisions == [("answered", "turn", policies.accept(), None)]
 
 
-async def test_a_request_of_an_agent_is_answered_after_its_parent_turn_completed(tmp_path, sent):
+async def test_an_agents_request_is_answered_after_its_parent_turn_completed(tmp_path, sent):
     asked, gate = trio.Event(), trio.Event()
 
     async def accept(_):
@@ -360,7 +360,7 @@ async def test_a_pending_request_of_an_interrupted_turn_is_not_answered(scenario
 
 
 @every_request
-async def test_a_pending_request_is_not_answered_once_its_turn_is_left(scenario, tmp_path, sent):
+async def test_a_pending_request_is_not_answered_once_its_turns_scope_exits(scenario, tmp_path, sent):
     parked = Parked()
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)

@@ -1,4 +1,4 @@
-"""A program blocked for longer than a timeout does not blame the server, which has answered."""
+"""A program blocked for longer than a timeout still receives the responses that the server sent in time."""
 
 import os
 import signal

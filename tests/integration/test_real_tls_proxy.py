@@ -78,7 +78,7 @@ async def test_a_session_works_through_a_tls_proxy_with_a_private_certificate(
             assert turn.result.status is TurnStatus.interrupted
 
 
-async def test_after_the_proxy_drops_the_connection_the_turn_is_ended_through_a_new_one(
+async def test_after_the_proxy_drops_the_connection_the_turn_is_interrupted_through_a_new_one(
     server_context, trusting
 ):
     async with behind_a_proxy(server_context) as (url, auth, proxy, model):

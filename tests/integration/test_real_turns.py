@@ -183,7 +183,7 @@ async def test_a_turn_cancelled_by_its_scope_has_ended_on_the_server(moment):
         assert isinstance(read.status, wire.IdleThreadStatus)
 
 
-async def test_leaving_a_channel_around_a_turn_early_ends_the_turn():
+async def test_exiting_a_channel_around_a_turn_early_ends_the_turn():
     @trio.as_safe_channel
     async def answer(thread, question):
         async with thread.turn(question) as turn:

@@ -279,7 +279,7 @@ async def test_s48_a_watch_refused_by_the_server_raises_a_typed_error():
             await codex.api.fs.watch(path="relative", watch_id="mine")
 
 
-async def test_s48_changes_are_delivered_until_the_watch_is_left():
+async def test_s48_changes_are_delivered_until_the_watch_is_closed():
     async with offline() as (codex, _, home), codex.events("fs/changed") as events:
         file, marker = home.workspace / "file", home.workspace / "marker"
         async with codex.watch(file) as watch:

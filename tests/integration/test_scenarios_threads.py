@@ -57,7 +57,7 @@ async def test_s19_a_fork_keeps_deny_all_unless_it_chooses_another_mode():
         assert (settings.approval_policy, settings.approvals_reviewer) == ("on-request", "auto_review")
 
 
-async def test_s20_a_bypass_survives_a_resume_and_one_set_by_a_turn_stays_on_the_thread():
+async def test_s20_a_bypass_survives_a_resume_and_a_bypass_set_by_a_turn_applies_to_the_thread():
     async def is_bypassed(codex, thread):
         settings = await settings_of(codex, thread.id)
         return settings.approval_policy == "never" and isinstance(

@@ -169,7 +169,9 @@ async def test_each_decision_is_logged_as_one_record_with_its_rule(log, autojump
     assert {record.levelno for record in log.records} == {logging.INFO}
 
 
-async def test_the_record_has_the_elapsed_seconds_and_names_failures_and_withdrawals(log, autojump_clock):
+async def test_the_record_contains_the_elapsed_seconds_and_names_failures_and_withdrawals(
+    log, autojump_clock
+):
     await decide(logged(with_timeout(Policy(command=hang), 2.5)))
     with trio.move_on_after(1):
         await decide(logged(Policy(command=hang)))

@@ -156,7 +156,7 @@ def fetch_by_ssh(repository):
         (fetch_by_ssh, "git show HEAD:file"),
     ],
 )  # fmt: skip
-def test_an_accepted_command_runs_no_program_of_the_repository_although_plain_git_does(
+def test_an_accepted_command_runs_no_program_from_the_repository_although_plain_git_does(
     tmp_path, prepare, plain
 ):
     repository = Repository(tmp_path)

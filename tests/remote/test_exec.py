@@ -410,7 +410,7 @@ async def test_the_end_of_the_connection_fails_everything_with_its_cause():
                 assert process.returncode is None
 
 
-async def test_exceptions_of_the_body_propagate_unchanged():
+async def test_exceptions_from_the_body_propagate_unchanged():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon

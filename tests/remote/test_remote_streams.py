@@ -76,7 +76,7 @@ async def test_reading_frees_space():
     assert await output.receive_some() == b""
 
 
-async def test_the_first_end_counts():
+async def test_only_the_first_end_of_an_output_counts():
     output = RemoteOutput(4)
     output.end()
     output.end(lambda: ConnectionBroken("later"))

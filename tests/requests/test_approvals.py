@@ -143,7 +143,7 @@ async def test_built_in_policies_decide_without_a_warning(policy, answer, caplog
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_failing_policy_outside_a_turn_denies_is_logged_and_ends_nothing(caplog):
+async def test_a_policy_that_fails_outside_a_turn_is_logged_and_denies(caplog):
     async def fail(_):
         raise RuntimeError("boom")
 

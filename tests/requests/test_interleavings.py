@@ -333,7 +333,7 @@ def check(machine, ending):
     } == dict.fromkeys(THREADS, 0)
     records = {}
     for record in machine.codex.decisions:
-        assert records.setdefault(key_of(record.request), record) is record, "it has two records"
+        assert records.setdefault(key_of(record.request), record) is record, "the request has two records"
     if ending != "close at once":
         assert records.keys() == {ask.key for ask in machine.asks}
     for ask in machine.asks:

@@ -58,7 +58,7 @@ async def park(_):
 
 
 async def never(_):
-    raise AssertionError("it must not be asked")
+    raise AssertionError("the policy must not be asked")
 
 
 FAULTS = {
@@ -197,7 +197,7 @@ async def test_a_refused_request_gets_the_documented_answer(method, fault):
 async def test_a_request_without_a_turn_outlives_every_turn(method, fault):
     seen, decisions = await observe(method, fault)
     assert not [line for line in seen if "method" not in line]
-    assert decisions == (), "it is still with its callback"
+    assert decisions == (), "its callback should still be running"
 
 
 def test_the_documentation_covers_exactly_every_request_and_reason():

@@ -254,7 +254,7 @@ def test_an_elicitation_with_an_unknown_mode_is_invalid():
         question_of(ELICIT, {**FORM, "mode": "dance"})
 
 
-def test_an_mcp_tool_approval_has_the_call_and_the_offered_scopes():
+def test_an_mcp_tool_approval_contains_the_call_and_the_offered_scopes():
     request = question_of(ELICIT, APPROVAL)
     assert (request.tool_title, request.tool_description, request.arguments) == ("Plain", "does", {"x": 1})
     assert request.scopes == ("session", "always")

@@ -59,7 +59,7 @@ def run_probe(name):
 
 
 def kill_parent(probe, cookie):
-    """Kill the process of the SDK, and count what is left of its server after the time that the guarantee allows."""
+    """Kill the SDK's process, and count its server's processes after the time that the guarantee allows."""
     assert probe.stdout.readline() == "ready\n"
     probe.kill()
     deadline = time.monotonic() + 5

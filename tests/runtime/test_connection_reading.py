@@ -79,7 +79,7 @@ async def test_reads_grow_within_a_long_line_and_with_many_consumers():
         assert sizes[-1] == SHARED_CHUNK_BYTES
 
 
-async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_per_step():
+async def test_consumers_run_after_every_batch_of_lines():
     async with connected() as bench:
         await bench.peer.stream.send_all(LINE * 200)
         await wait_all_tasks_blocked()

@@ -72,7 +72,7 @@ class Bench:
         self.dispatcher.dispatch(request, self.resolve(request))
 
     def assert_idle(self):
-        """Check that no request is left, here or in the connection."""
+        """Check that no request remains, here or in the connection."""
         assert len(self.group) == 0
         assert self.connection.rpc.server_requests == frozenset()
         assert not self.dispatcher._open

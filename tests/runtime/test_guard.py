@@ -133,7 +133,7 @@ async def test_kill_ends_the_tree_of_a_server_that_is_already_dead():
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-async def test_stopped_descendants_are_ended(stopped):
+async def test_stopped_descendants_are_killed(stopped):
     async with running(*fake("stubborn_daemon")) as server:
         os.kill(server.pids[0], signal.SIGSTOP)
         if stopped:
@@ -145,7 +145,7 @@ async def test_stopped_descendants_are_ended(stopped):
 @pytest.mark.parametrize(
     "behavior", [("bomb", 10), ("chain",), ("session_chain",)], ids=lambda value: value[0]
 )
-async def test_processes_that_fork_forever_are_ended(behavior):
+async def test_processes_that_fork_forever_are_killed(behavior):
     with nothing_left():
         async with running(*fake(*behavior)) as server:
             session = server.process.pid
@@ -213,7 +213,7 @@ async def test_when_the_client_is_killed_a_stopped_server_ends_too():
         await gone(*pids)
 
 
-async def test_when_client_and_guard_are_killed_the_server_is_ended():
+async def test_when_client_and_guard_are_killed_the_server_ends():
     with _client("deaf") as (client, pids):
         os.kill(pids[0], signal.SIGSTOP)  # so that the guard cannot end the server
         client.kill()

@@ -25,7 +25,7 @@ async def test_a_body_that_returns_is_followed_by_the_close_sequence_and_nothing
     assert close.runs == 1
 
 
-async def test_exceptions_of_the_body_propagate_unchanged(error):
+async def test_exceptions_from_the_body_propagate_unchanged(error):
     close = Closing()
     caught = None
     with trio.fail_after(5):
@@ -154,7 +154,7 @@ async def test_services_outlive_the_bodys_deadline_and_can_still_do_io(autojump_
     assert trio.current_time() == pytest.approx(4)
 
 
-async def test_a_service_that_returns_ends_nothing():
+async def test_a_service_that_returns_does_not_end_the_others():
     with trio.fail_after(5):
         async with open_services(Closing()) as services:
             services.start_service(trio.lowlevel.checkpoint)
@@ -305,7 +305,7 @@ async def test_a_close_sequence_that_fails_before_its_last_step_does_not_hang_th
     assert trio.current_time() < 1
 
 
-async def test_a_failed_service_crashes_a_nursery_of_the_caller_with_an_internal_error():
+async def test_a_failed_service_crashes_the_callers_nursery_with_an_internal_error():
     cause = ValueError("bug")
     with trio.fail_after(5), pytest.RaisesGroup(InternalError) as caught:
         async with trio.open_nursery() as nursery:

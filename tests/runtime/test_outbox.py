@@ -307,7 +307,7 @@ async def test_a_line_is_written_immediately_if_nothing_is_queued():
 
 
 @pytest.mark.parametrize("error", [trio.BrokenResourceError, trio.ClosedResourceError])
-async def test_a_broken_stream_is_left_to_the_writer(error):
+async def test_the_writer_handles_a_broken_stream(error):
     def send_nowait(_):
         raise error
 

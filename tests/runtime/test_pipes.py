@@ -174,7 +174,7 @@ async def test_closing_is_seen_although_a_forked_copy_holds_the_descriptor(forke
             assert await receive.receive_some() == b""
 
 
-async def test_garbage_collection_in_a_forked_copy_ends_nothing(forked_copy):
+async def test_garbage_collection_in_a_forked_copy_does_not_close_the_pipe(forked_copy):
     with trio.fail_after(5), pipe_ends() as (send, receive):
         with forked_copy(send.__del__) as has_done_it:
             has_done_it()

@@ -41,7 +41,7 @@ async def test_stopping_escalates_until_the_server_ends(run, behavior, returncod
 @pytest.mark.parametrize(
     ("behavior", "returncode"), [("gentle", -signal.SIGTERM), ("stubborn", -signal.SIGKILL)]
 )
-async def test_a_stopped_server_is_ended(run, behavior, returncode, no_leaks):
+async def test_a_stopped_server_is_killed(run, behavior, returncode, no_leaks):
     async with run(*fake(behavior)) as server:
         os.kill(server.process.pid, signal.SIGSTOP)
         # SIGTERM wakes it; it then exits because of that, or of EOF, whichever it sees first.
@@ -49,7 +49,7 @@ async def test_a_stopped_server_is_ended(run, behavior, returncode, no_leaks):
     await gone(server.process.pid)
 
 
-async def test_a_server_whose_stdout_is_not_drained_is_ended(spawn, no_leaks):
+async def test_a_server_whose_stdout_is_not_drained_is_terminated(spawn, no_leaks):
     process = spawn(fake("chatter"))
     with trio.fail_after(10):
         await process.started()
@@ -62,14 +62,14 @@ async def test_with_a_grace_of_zero_the_server_is_killed_immediately(run, no_lea
 
 
 @pytest.mark.parametrize("behavior", ["stubborn_child", "daemon"])
-async def test_processes_left_behind_by_the_server_are_ended_and_stdout_ends(behavior, no_leaks):
+async def test_processes_left_behind_by_the_server_are_killed_and_stdout_ends(behavior, no_leaks):
     async with running(*fake(behavior)) as server:
         assert runs(server.pids[0])
         assert await server.process.stop(5) == 0
         assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
 
 
-async def test_without_a_guard_processes_in_the_servers_group_are_ended_too(monkeypatch):
+async def test_without_a_guard_processes_in_the_servers_group_are_killed_too(monkeypatch):
     monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     async with running(*fake("stubborn_child"), guarded=False) as server:
         await server.process.stop(5)
@@ -86,7 +86,7 @@ async def test_without_a_guard_children_in_other_sessions_are_found_by_psutil(mo
         await gone(*server.pids)
 
 
-async def test_when_the_server_dies_its_tree_is_ended_automatically(no_leaks):
+async def test_when_the_server_dies_its_tree_is_killed_automatically(no_leaks):
     async with running(*fake("stubborn_daemon")) as server:
         os.kill(server.process.pid, signal.SIGKILL)
         await gone(server.process.pid, *server.pids)

@@ -449,7 +449,7 @@ async def test_an_active_server_is_not_pinged(autojump_clock):
         assert await client_frames(bench.server_end) == []
 
 
-def test_a_stall_of_the_program_is_not_blamed_on_the_server(monkeypatch):
+def test_a_stalled_program_is_not_blamed_on_the_server(monkeypatch):
     class Program:
         """The system clock, and a program that a test can block."""
 

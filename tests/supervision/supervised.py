@@ -48,7 +48,7 @@ class Stage:
         """Check that the context contains each prompt once, and that each prompt started at most one turn."""
         given = collections.Counter(self.given())
         wrong = {text: given[text] for text in texts if given[text] != 1}
-        assert not wrong, f"in the context: {wrong}"
+        assert not wrong, f"appearances in the context, per prompt: {wrong}"
         called = collections.Counter(texts_of(request)[-1] for request in self.model.requests)
         assert all(called[text] <= 1 for text in texts), called
 

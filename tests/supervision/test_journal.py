@@ -224,7 +224,7 @@ def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path):
     assert path.read_bytes() == before
 
 
-def test_another_kind_of_database_is_refused_and_unchanged(path):
+def test_another_kind_of_database_is_refused_and_left_unchanged(path):
     other = sqlite3.connect(path)
     other.execute("create table poems(text)")
     other.close()
@@ -234,7 +234,7 @@ def test_another_kind_of_database_is_refused_and_unchanged(path):
     assert path.read_bytes() == before
 
 
-def test_a_journal_of_a_newer_version_is_refused_and_unchanged(path):
+def test_a_journal_of_a_newer_version_is_refused_and_left_unchanged(path):
     Journal(path).close()
     newer = sqlite3.connect(path)
     newer.execute("pragma user_version=99")

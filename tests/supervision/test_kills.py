@@ -132,7 +132,7 @@ async def keep_the_tail(thread, anchor):
 
 
 @pytest.mark.parametrize("scenario", [steps, another_key_in_between], ids=lambda scenario: scenario.__name__)
-async def test_without_removing_the_tail_the_model_receives_a_prompt_twice(
+async def test_unless_the_tail_is_removed_the_model_receives_a_prompt_twice(
     scenario, autojump_clock, monkeypatch
 ):
     """Control: with the rule "send again if absent", the sweep fails."""
@@ -186,7 +186,7 @@ async def test_events_of_an_ended_generation_do_not_reach_a_turn(autojump_clock)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
-async def test_a_turn_whose_scope_is_left_early_has_a_result(error, autojump_clock):
+async def test_a_turn_whose_scope_exits_early_has_a_result(error, autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         with nullcontext() if error is None else pytest.raises(ValueError, match="mine"):
@@ -204,7 +204,7 @@ async def test_a_turn_whose_scope_is_left_early_has_a_result(error, autojump_clo
     kills.assert_at_most_once("one", "two")
 
 
-async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrupted(autojump_clock):
+async def test_a_turn_whose_scope_exits_between_two_generations_stays_interrupted(autojump_clock):
     kills = Kills()
     slow = Restart(backoff=Backoff(first=100))
     async with kills.supervisor(restart=slow) as supervisor, supervisor.thread("a") as thread:
@@ -351,7 +351,7 @@ async def test_the_fates_of_several_keys_are_read_with_one_request(autojump_cloc
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         for number in range(50):
             await thread.run(f"text {number}", key=str(number))
-        # Simulate that the program was killed before it recorded their end.
+        # Simulate a program that was killed before it recorded their end.
         thread._journal.write("update keys set state='running', status=null")
         fates = []
 

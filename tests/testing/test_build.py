@@ -1,4 +1,4 @@
-"""The builders: every message of a server can be built from minimal fields, and matches the schema."""
+"""The builders: every message from a server can be built from minimal fields, and matches the schema."""
 
 from typing import get_args
 

@@ -214,7 +214,7 @@ async def test_a_process_dies_by_the_given_signal(name):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("kind", ["child", "session", "daemon"])
-async def test_a_grandchild_holds_the_streams_of_the_process_and_is_ended_with_it(kind):
+async def test_a_grandchild_holds_the_processs_streams_and_is_killed_with_it(kind):
     cookie = f"grandchild-{os.getpid()}-{kind}"
     config = CodexConfig(env={"COOKIE": cookie}, stop_grace=0.2)
     async with fake_codex(config, process=True) as (codex, server):

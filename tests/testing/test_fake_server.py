@@ -54,7 +54,7 @@ async def test_validation_can_be_disabled_and_ignores_unknown_methods():
         await (await server.expect("my/own")).answer({})
 
 
-async def test_the_responses_of_the_client_are_validated():
+async def test_the_clients_responses_are_validated():
     async with fake_codex() as (_, server):
         await server.ask("q", "item/fileChange/requestApproval")
         assert await server.answer_to("q") == {"decision": "decline"}

@@ -431,7 +431,7 @@ async def test_a_used_up_script_does_not_fall_back_to_the_common_one() -> None:
         assert model.left == 1
 
 
-async def test_a_recorded_request_has_the_contents_that_the_server_sent() -> None:
+async def test_a_recorded_request_contains_what_the_server_sent() -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer"}},

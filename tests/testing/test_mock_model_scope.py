@@ -65,7 +65,7 @@ def user_says(text: str) -> bytes:
     return json.dumps({"input": [{"type": "message", "role": "user", "content": content}]}).encode()
 
 
-async def test_leaving_drops_open_streams_immediately() -> None:
+async def test_closing_the_model_drops_open_streams_immediately() -> None:
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as outlives_the_model:
             async with MockModel() as model:
@@ -225,7 +225,7 @@ async def test_waiting_for_requests_ends_with_the_last_of_them() -> None:
             assert len(await model.wait_for_requests(2)) == 2
 
 
-async def test_waiting_for_requests_fails_when_the_model_is_left() -> None:
+async def test_waiting_for_requests_fails_when_the_models_scope_exits() -> None:
     async def wait(model: MockModel) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await model.wait_for_requests(1)

@@ -53,7 +53,7 @@ async def test_offline_codex_accepts_the_options_of_the_client_and_the_home():
         assert any("be brief" in text for text in model.requests[0].input_texts)
 
 
-async def test_a_second_server_can_use_the_same_home_and_a_model_of_the_caller():
+async def test_a_second_server_can_use_the_same_home_and_the_callers_model():
     async with MockModel() as model:
         async with offline_codex(model=model) as offline:
             assert offline.model is model

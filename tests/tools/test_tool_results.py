@@ -1,4 +1,4 @@
-"""The results of tools: what they return, what they raise, and what the server is sent."""
+"""The results of tools: what they return, what they raise, and what is sent to the server."""
 
 import functools
 import gc

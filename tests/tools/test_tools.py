@@ -333,7 +333,7 @@ def test_a_union_prefers_a_string_over_the_number_that_it_spells():
     assert reads(Annotated[int, msgspec.Meta(ge=50)], "12") == "x: expected `int` >= 50"
 
 
-def test_the_structured_answer_of_a_model_is_converted_strictly():
+def test_the_models_structured_answer_is_converted_strictly():
     with pytest.raises(ValidationFailure, match="expected an integer, got a string"):
         from_json(list[int], ["12"])
 

@@ -138,7 +138,7 @@ async def test_leaving_an_interrupted_goal_ends_agents_and_commands_of_its_turns
 
 
 @pytest.mark.parametrize("by", ["cleared", "paused"])
-async def test_after_another_client_ends_a_goal_a_turn_that_still_starts_is_ended(by):
+async def test_after_another_client_ends_a_goal_a_turn_that_still_starts_is_interrupted(by):
     async with on_thread() as (thread, server, nursery):
         leave = trio.Event()
 

@@ -320,7 +320,7 @@ async def test_the_final_response_is_the_last_final_answer_or_the_last_message_w
         assert [item.text for item in results[0].items] == [text for text, _ in messages]
 
 
-async def test_exceptions_of_the_body_propagate_unchanged():
+async def test_exceptions_from_the_body_propagate_unchanged():
     error = ValueError("mine")
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

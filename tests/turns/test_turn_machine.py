@@ -121,7 +121,7 @@ def test_the_table_of_transitions_names_every_transition():
 
 
 @pytest.mark.parametrize("turn_id", [None, "a"])
-def test_a_turn_that_was_left_is_still_marked_as_left_after_its_end(turn_id):
+def test_a_turn_left_early_is_still_marked_as_left_after_its_end(turn_id):
     machine = TurnMachine(turn_id)
     machine.leave()
     machine.end()

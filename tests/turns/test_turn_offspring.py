@@ -103,7 +103,7 @@ async def test_an_agent_announced_after_the_interrupt_is_also_ended():
         await accept_interrupt(server, "child", "child-turn")
 
 
-async def test_commands_of_an_agent_that_ends_during_the_cleanup_are_also_ended():
+async def test_commands_of_an_agent_that_ends_during_the_cleanup_also_end():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -123,7 +123,7 @@ async def test_commands_of_an_agent_that_ends_during_the_cleanup_are_also_ended(
         await (await expect_termination(server, "child", "11")).answer({"terminated": True})
 
 
-async def test_commands_of_an_agent_are_ended_even_if_its_parent_agent_had_ended():
+async def test_an_agents_commands_end_even_if_its_parent_agent_had_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -180,7 +180,7 @@ async def test_agents_of_a_turn_are_forgotten_with_it_unless_they_keep_running()
         assert threads.find("running") is None
 
 
-async def test_an_agent_announced_after_its_root_turn_was_left_is_also_ended():
+async def test_an_agent_announced_after_its_root_turn_was_left_early_also_ends():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         nursery.start_soon(leave_at_once, thread)

@@ -159,7 +159,7 @@ async def test_a_file_change_request_includes_the_changes_from_its_item():
     ]
 
 
-async def test_requests_of_an_agent_go_to_the_policy_of_its_parent_turn():
+async def test_an_agents_requests_go_to_the_policy_of_its_parent_turn():
     async def allow(_):
         return policies.accept()
 
@@ -216,7 +216,7 @@ async def asking_agent(policy, method=COMMAND, params=None):
         yield SimpleNamespace(codex=codex, server=server, scope=turn_scope, left=left)
 
 
-async def test_a_request_of_an_agent_is_answered_even_if_its_parent_turn_completes_first():
+async def test_an_agents_request_is_answered_even_if_its_parent_turn_completes_first():
     gate = trio.Event()
 
     async def allow(_):
@@ -232,7 +232,7 @@ async def test_a_request_of_an_agent_is_answered_even_if_its_parent_turn_complet
         assert await one.server.answer_to(0) == {"decision": "accept"}
 
 
-async def test_a_request_of_an_agent_ends_with_its_own_turn_while_the_parent_turn_continues():
+async def test_an_agents_request_ends_with_its_own_turn_while_the_parent_turn_continues():
     cancelled = trio.Event()
 
     async def carry_out(_):
@@ -252,7 +252,7 @@ async def test_a_request_of_an_agent_ends_with_its_own_turn_while_the_parent_tur
     assert one.server.answers == {}
 
 
-async def test_a_request_of_an_agent_is_cancelled_before_the_parent_turns_scope_exits():
+async def test_an_agents_request_is_cancelled_before_the_parent_turns_scope_exits():
     steps = []
 
     async def wait(request):
@@ -282,7 +282,7 @@ async def test_a_request_of_an_agent_is_cancelled_before_the_parent_turns_scope_
     assert one.server.answers == {}
 
 
-async def test_a_failing_callback_for_an_agent_fails_the_parent_turn_only_while_it_runs(caplog):
+async def test_a_failing_callback_for_an_agent_fails_a_parent_turn_that_is_still_running(caplog):
     gate = trio.Event()
 
     async def fail(_):

@@ -192,7 +192,7 @@ async def test_a_running_tool_does_not_count_as_idle(autojump_clock):
         assert one.error.waiting_on == "model"
 
 
-async def test_a_pending_request_of_an_agent_does_not_count_as_idle(autojump_clock):
+async def test_an_agents_pending_request_does_not_count_as_idle(autojump_clock):
     parked = Parked()
     spawn = {
         "type": "collabAgentToolCall", "id": "a1", "tool": "spawnAgent", "status": "completed",

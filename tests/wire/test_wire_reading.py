@@ -114,7 +114,7 @@ def test_a_required_nullable_field_may_be_null_or_absent_from_an_older_server() 
         (Sequence[wire.Turn], [TURN, None], "$[1]", "expected an object, got null"),
     ],
 )  # fmt: skip
-def test_a_validation_error_has_the_path(type_: Any, value: object, path: str, problem: str) -> None:
+def test_a_validation_error_names_the_path(type_: Any, value: object, path: str, problem: str) -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(type_, value)
     assert caught.value.path == path

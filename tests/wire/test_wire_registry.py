@@ -53,7 +53,7 @@ def test_a_request_has_its_types_and_flags(method: str, expected: tuple[object, 
     assert tuple(REQUESTS[method])[:5] == expected
 
 
-def test_a_request_that_older_servers_lack_states_the_version_that_added_it() -> None:
+def test_a_request_missing_from_older_servers_names_the_version_that_added_it() -> None:
     since = {method: spec.since for method, spec in REQUESTS.items() if spec.since is not None}
     assert (since["thread/sample"], since["modelProvider/list"]) == ("0.164.0", "0.168.0")
     assert not since.keys() & {"initialize", "thread/start", "turn/start", "turn/interrupt", "thread/revert"}

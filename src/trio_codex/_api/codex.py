@@ -232,7 +232,7 @@ class Codex:
         """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
         Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
-        the scope stops the watch on the server, even if this is cancelled while the watch starts.
+        the scope stops the watch on the server, even if it is cancelled while the watch starts.
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was

@@ -63,7 +63,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
         self._waiting = trio.lowlevel.ParkingLot()
 
     def put(self, data: bytes) -> None:
-        """Add output of the process. Called by the reader."""
+        """Add output from the process. Called by the reader."""
         if self._ended or self._closed:
             return
         self._pieces += 1
@@ -92,7 +92,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if not self._buffer and self._error is not None:
-            raise trio.BrokenResourceError("the output of the process was lost") from self._error()
+            raise trio.BrokenResourceError("the process's output was lost") from self._error()
         data = bytes(self._buffer[:max_bytes])
         del self._buffer[: len(data)]
         if not self._buffer:
@@ -140,7 +140,7 @@ class RemoteInput(trio.abc.SendStream):
             self._check()
 
     async def aclose(self) -> None:
-        """Send end of file, even if this is cancelled."""
+        """Send end of file, even if cancelled."""
         if not self._closed:
             self._closed = True
             if self._call is not None:

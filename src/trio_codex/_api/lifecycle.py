@@ -119,7 +119,7 @@ class ClientLifecycle:
         """Start the server and perform the handshake."""
         try:
             return await self._spawn(services, config)
-        except OSError as exc:  # no file descriptor is free, not even for an import
+        except OSError as exc:  # no file descriptor is free, not even one for an import
             binary = None if self._binary is None else self._binary.path
             hint = "Check the limits on descriptors and processes."
             raise SpawnError(f"the server cannot be started: {exc}", "spawn", hint, binary) from exc

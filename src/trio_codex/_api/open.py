@@ -36,7 +36,7 @@ async def open_codex(
 ) -> AsyncGenerator[Codex]:
     """Start a server and connect a client to it, as a scope.
 
-    When the scope exits, open turns are ended and the server is stopped. No task, process or file descriptor remains,
+    When the scope exits, open turns end and the server is stopped. No task, process or file descriptor remains,
     even after an error or a cancellation. Exceptions raised by the body propagate unchanged.
 
     Args:
@@ -77,8 +77,9 @@ async def connect_codex(
     Both ends write one JSON message per line. A server that was started with ``--listen`` speaks WebSocket instead, even
     on a Unix socket: use :func:`attach_codex` for it.
 
-    The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on :meth:`Codex.aclose`,
-    open turns are ended and the stream is closed. The server was not started by this client and is never killed.
+    The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on
+    :meth:`Codex.aclose`, open turns end and the stream is closed. The server was not started by this client and is
+    never killed.
 
     Args:
         nursery: The nursery for the client's tasks.

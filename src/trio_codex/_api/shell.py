@@ -1,4 +1,4 @@
-"""Run a shell command of the user in a thread: identify its item, and end it.
+"""Run one of the user's shell commands in a thread: identify its item, and end it.
 
 The server responds immediately and without an id (PROTOCOL Q5). On an idle thread the command is its own turn. During an
 open turn it is an item of that turn, which cannot be stopped separately (Q27).

@@ -1,4 +1,4 @@
-"""The background terminals of a thread: commands of the agent that the model no longer waits for."""
+"""The background terminals of a thread: the agent's commands that the model no longer waits for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Import and call functions of the user: policies, tools, solvers and functions to retry. No other module calls them.
+"""Import and call the user's functions: policies, tools, solvers and functions to retry. No other module calls them.
 
 Callers without Trio cannot provide Trio coroutines. For them, a bridge set here runs the function in the right place: in a
-worker thread, or in the event loop of the caller. Functions of this package are Trio coroutines and never cross it.
+worker thread, or in the caller's event loop. Functions of this package are Trio coroutines and never cross it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Bridge(Protocol):
-    """Runs a function of the user outside Trio, and waits for its result."""
+    """Runs one of the user's functions outside Trio, and waits for its result."""
 
     async def run(
         self,
@@ -38,7 +38,7 @@ BRIDGE: Final[ContextVar[Bridge | None]] = ContextVar("trio_codex_bridge", defau
 
 
 async def call_user(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ASYNC910  # the function's own
-    """Call an async function of the user, or one of this package, and return its result."""
+    """Call an async function, the user's or this package's, and return its result."""
     bridge = BRIDGE.get()
     if bridge is None or _is_ours(function):
         return await function(*args, **kwargs)

@@ -231,7 +231,7 @@ class Scope:
         """Prepare for a scope that ends before its body."""
 
     def leave_body(self, exc: BaseException | None) -> BaseException | None:
-        """Return the exception of the body, or ``None`` if the scope itself caused it."""
+        """Return the exception from the body, or ``None`` if the scope itself caused it."""
         return exc
 
     def close(self) -> Any:

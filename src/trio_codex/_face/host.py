@@ -27,7 +27,7 @@ HOSTS: Final[set[Host]] = set()
 """The hosts whose thread is running."""
 
 HOSTLESS: Final[set[Operation]] = set()
-"""Operations that wait for a host that they do not know yet. They fail when the last host ends."""
+"""Operations that wait before their host is known. They fail when the last host ends."""
 
 
 class OpenScope(Around):
@@ -36,7 +36,7 @@ class OpenScope(Around):
     Attributes:
         exited: Done when the scope has ended, with its error.
         was_cut_off: Whether a scope around it was cancelled.
-        on_ended_early: Called in the Trio thread if it ends before its caller has left it.
+        on_ended_early: Called in the Trio thread if it ends before its caller has exited it.
     """
 
     exited: Operation
@@ -63,8 +63,8 @@ class Host(Around):
         home: The asyncio event loop to which the client belongs, if any.
 
     Attributes:
-        scopes: The scopes that each caller is inside, innermost last. Changed under a lock, because a scope may be left by
-            a caller other than the one that entered it, as in a generator that a pool of threads advances.
+        scopes: The scopes that each caller is inside, innermost last. Changed under a lock, because a scope may be
+            exited by a caller other than the one that entered it, as in a generator that a pool of threads advances.
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
         close: Closes that scope through the face.

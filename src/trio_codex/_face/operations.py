@@ -153,7 +153,7 @@ class Worker:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def resume(self, context: Context, operation: Operation, call: tuple[Any, ...]) -> None:
-        """Run another operation. The caller has removed this worker from the idle ones."""
+        """Run another operation. The caller has removed this worker from the idle workers."""
         self._call = (operation, call)
         operation.worker = self
         self._task.context = context

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class HeldScope(OpenScope):
     """The Trio side of a scope.
 
-    Operations of the caller run in its nursery. If the scope is cancelled from within, because a policy failed or a
+    The caller's operations run in its nursery. If the scope is cancelled from within, because a policy failed or a
     budget was exceeded, they are therefore cancelled like the body of a Trio scope.
 
     Attributes:
-        entered: Done when the scope was entered, or failed to be.
-        swallowed: Whether the context manager suppressed the exception of the body.
+        entered: Done when the scope has been entered, or entering it has failed.
+        swallowed: Whether the context manager suppressed the exception from the body.
         ended_early: Whether the scope had ended before its caller left it.
     """
 

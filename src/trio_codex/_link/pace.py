@@ -25,6 +25,6 @@ class Pace:
             return
         # A short final batch says nothing about the right size.
         if lines >= self.lines or share > LINES_AT_ONCE:
-            # At most double: the next lines may be for other consumers.
+            # At most double the size, because the next lines may be for other consumers.
             wanted = min(LINES_AT_ONCE * lines // share, 2 * self.lines, MAX_LINES)
             self.lines = max(LINES_AT_ONCE, wanted)

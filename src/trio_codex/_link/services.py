@@ -149,7 +149,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
             body_scope = trio.CancelScope()
             services = Services(nursery, body_scope, failures)
             try:
-                # Only a failing service cancels this; outer cancellation reaches the body directly.
+                # Only a failing service cancels this scope; outer cancellation reaches the body directly.
                 with body_scope:
                     try:
                         yield services

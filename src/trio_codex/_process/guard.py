@@ -4,9 +4,10 @@ It runs under ``python -I -S`` and imports little of the standard library: its s
 It is independent of Trio, JSON and Codex.
 
 It is a *child subreaper*: every descendant whose parent dies becomes its own child, even if it moved to another session
-or process group. So once it has no children, nothing is left, and a loop that kills children until then cannot miss a
-daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when the client is gone.
-The client is gone when its socket is closed or its process is dead; a forked copy may keep the socket open.
+or process group. So once it has no children, no process remains, and a loop that kills children until then cannot
+miss a daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when the
+client is gone. The client is gone when its socket is closed or its process is dead; a forked copy may keep the
+socket open.
 
 It consists of two processes: the client starts the *keeper*, which forks the guard proper, which forks the server. Both
 are subreapers: if the guard is killed (for example, by the OOM killer), its children become children of the keeper, which
@@ -290,7 +291,7 @@ class Guard:
                 deadline = time.monotonic() + EOF_GRACE
 
     def end_tree(self) -> None:
-        """Kill everything that is left, and return once nothing is."""
+        """Kill all remaining processes, and return once there are none."""
         if self.reap() and not self.hurry:
             self.signal_all(signal.SIGTERM)
             self.linger(STRAGGLER_GRACE, until=lambda: self.hurry)

@@ -2,7 +2,8 @@
 
 An accepted interrupt does not prove that the turn ended. A rejected one may have come too early, and a second interrupt
 for the same turn is never answered (PROTOCOL Q1, Q2). So only the terminal event proves that the turn has ended. An
-interrupt stops neither the agents that the turn spawned (Q24) nor its background commands, so these are ended separately.
+interrupt stops neither the agents that the turn spawned (Q24) nor its background commands, so the client ends these
+separately.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class TurnEnder:
         with self._server.timeouts.move_on_after(self._server.config.interrupt_grace) as scope:
             await wait_answered(groups)
         if scope.cancelled_caught:
-            logger.error("turn %s was left, but one of its callbacks is still running", turn.id)
+            logger.error("the scope of turn %s exited, but one of its callbacks is still running", turn.id)
 
     def give_up(self, turn: TurnState) -> None:
         """Stop waiting for a turn, or for its agents and commands, to end on an unresponsive server."""

@@ -273,7 +273,7 @@ class GoalState(TurnSequence, EventSink):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
             for turn in self.turns:
-                # A turn that was left has already ended its commands and agents.
+                # A turn whose scope exited early has already ended its commands and agents.
                 if not turn.machine.was_left:
                     await self._session.ender.end_offspring(turn, seen)
 

@@ -231,7 +231,7 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
         try:
             found.append(_convert.decode(wire.FileUpdateChange, change))
         except DecodeError:
-            # Pass none rather than some: a policy that accepts the others would also accept this one unseen.
+            # Pass no changes at all: a policy that accepted only the readable ones would also accept this one unseen.
             logger.warning("a file change does not match the schema, so the policy receives no changes")
             return ()
     return tuple(found)

@@ -62,7 +62,7 @@ def take_snapshot(
     if thread.turn is None and turn_id not in thread.past_turn_ids:
         thread.starting_turn_id = turn_id if may_be_starting(newest) else None
         if runs:
-            # An inline review is listed under the id that runs it, and its events have the other one.
+            # An inline review has two ids: it is listed under the one that runs it, and its events have the other.
             thread.begin_turn(turn_id, instruments).announce(turn_id, string_of(newest.get("rootTurnId")))
             was_unsubscribed = True
     turn = thread.turn

@@ -70,7 +70,7 @@ class Threads:
         return [state.sequence for state in self._threads.values() if state.sequence is not None]
 
     def note_left(self, turn: TurnState) -> None:
-        """Remember a turn that was left early or interrupted, so that agents it is still spawning are ended, too."""
+        """Remember a turn that was left early or interrupted, so that agents it is still spawning end, too."""
         self._left_turn_ids.extend(turn.machine.ids())
 
     def discard_if_unused(self, state: ThreadState) -> None:
@@ -105,7 +105,7 @@ class Threads:
         self.unknown.grow(turn.thread.id, THREAD_BYTES * (len(self._threads) - before))
 
     def was_left(self, turn_id: str) -> bool:
-        """Return whether a turn of this client with this id was left early or interrupted."""
+        """Return whether this client left a turn with this id early, or interrupted it."""
         return turn_id in self._left_turn_ids
 
     def open_root(self, root_id: str) -> TurnState | None:

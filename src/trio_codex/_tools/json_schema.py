@@ -131,7 +131,7 @@ class _Writer:
         return self._restricted(schema)
 
     def _bare(self, type_: Type, where: str) -> tuple[Schema, Type]:
-        """Return the schema of a type without its metadata, and the plain type whose bounds the metadata can set."""
+        """Return the schema of a type, ignoring its metadata, and the plain type whose bounds the metadata sets."""
         generic = origin(type_)
         if type_ in (Any, object):
             self._require(where, "any value", fits=not self._strict)

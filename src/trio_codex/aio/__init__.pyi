@@ -233,7 +233,7 @@ class Codex:
         """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
         Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
-        the scope stops the watch on the server, even if this is cancelled while the watch starts.
+        the scope stops the watch on the server, even if it is cancelled while the watch starts.
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
@@ -5252,7 +5252,7 @@ class RemoteInput:
     async def wait_send_all_might_not_block(self) -> None:
         """Return immediately, because the server does not report how much it would accept."""
     async def aclose(self) -> None:
-        """Send end of file, even if this is cancelled."""
+        """Send end of file, even if cancelled."""
 
 class Supervisor:
     """Restarts a server, or reconnects to one, and runs turns that outlive it. See :func:`open_supervisor`."""
@@ -5382,7 +5382,7 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> Scope[SupervisedTurn]:
-        """Run a prompt as a scope, across deaths of the server and of the program. See :meth:`run`.
+        """Run a prompt as a scope, even if the server or program dies. See :meth:`run`.
 
         If the scope exits before the prompt has ended, its turn is interrupted, and this result is final. If an
         exception such as Ctrl-C also leaves the supervisor, the next program continues the prompt.
@@ -5478,7 +5478,7 @@ def open_codex(
 ) -> Scope[Codex]:
     """Start a server and connect a client to it, as a scope.
 
-    When the scope exits, open turns are ended and the server is stopped. No task, process or file descriptor remains,
+    When the scope exits, open turns end and the server is stopped. No task, process or file descriptor remains,
     even after an error or a cancellation. Exceptions raised by the body propagate unchanged.
 
     Args:

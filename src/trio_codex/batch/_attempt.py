@@ -195,7 +195,7 @@ class Attempt:
             self._journal.save(self._task, self.progress, late=True)
 
     async def _remove(self) -> bool:
-        """Remove the workspace, even if this is cancelled. Return whether it was removed."""
+        """Remove the workspace, even if cancelled. Return whether it was removed."""
         try:
             await call_user(self._plan.workspace.remove, self._directory)
         except trio.Cancelled:

@@ -180,7 +180,7 @@ async def _remove(path: Path) -> None:
 
 
 async def _run(*command: str, lock: int | None = None) -> str:
-    """Run a command, and return its output. It is killed if this is cancelled.
+    """Run a command, and return its output. Kill it if cancelled.
 
     Args:
         command: The command.

@@ -63,7 +63,7 @@ class _Operation(Operation):
                     seconds = min((each.seconds_left() for each in deadlines), default=-1)
                     lock.acquire(timeout=min(seconds, LONGEST_WAIT))
                 except BaseException as exc:
-                    # A signal handler of the program has raised, such as one that exits on SIGTERM.
+                    # One of the program's signal handlers has raised, such as one that exits on SIGTERM.
                     interruption = exc if interruption is None else interruption
                     if cancel is not None:
                         cancel()

@@ -170,7 +170,7 @@ def open_batch(
         starting: How many attempts may be starting concurrently, that is, until their first turn runs. This phase costs
             the server most. By default the same as ``turns``.
         servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that an attempt that
-            crashes its server interrupts no other one. With several servers, the limits of the whole batch are
+            crashes its server interrupts no other attempt. With several servers, the limits of the whole batch are
             checked when a turn starts, and during a turn only against the usage of its own server.
         policy: As in :func:`~trio_codex.open_codex`.
         tools: As there.
@@ -178,9 +178,9 @@ def open_batch(
         retry: Which attempts are repeated.
         restart: How often the server may be restarted.
         workspace: What the directories of attempts contain.
-        on_death: What happens to an attempt with a turn that was interrupted by a death of the server or of the
-            program. With ``"fresh"``, it starts over in a new thread and a new workspace. With ``"continue"``, it
-            continues with a follow-up. An attempt without an interrupted turn continues in either case.
+        on_death: What happens to an attempt with a turn that was interrupted because the server or the program died.
+            With ``"fresh"``, it starts over in a new thread and a new workspace. With ``"continue"``, it continues
+            with a follow-up. An attempt without an interrupted turn continues in either case.
         keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
         shard: ``(index, count)`` to run only a share of the tasks. The index starts at 0.
         thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.

@@ -318,7 +318,7 @@ def _workspace(text: str) -> Workspace:
         return GitWorktree(repository, revision or "HEAD")
     if text != "empty":
         raise click.UsageError(
-            f"--workspace: {text!r} is none of empty, copy:DIRECTORY and git:REPOSITORY[@REVISION]"
+            f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
         )
     return EmptyDirectory()
 

@@ -28,7 +28,8 @@ def batch_report(out: str, **options: Any) -> int:
     It has a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
     attempts with their timelines. The batch may be running.
 
-    The transcripts are read by a server, in the CODEX_HOME in which each thread was started unless --codex-home is given.
+    A server reads the transcripts. Unless --codex-home is given, it uses the CODEX_HOME in which each thread was
+    started.
     """
     from trio_codex.cli._batch import report
 

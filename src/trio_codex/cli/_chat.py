@@ -185,7 +185,7 @@ class Chat:
 
     async def _step(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T | None:
         """Run a step that Ctrl-C and the end of the connection cancel; return ``None`` if it was cancelled."""
-        if self._lost is not None:  # lost between steps, when there was nothing to cancel
+        if self._lost is not None:  # the connection was lost between steps, when there was nothing to cancel
             raise self._lost
         result = None
         with trio.CancelScope() as self._step_scope:

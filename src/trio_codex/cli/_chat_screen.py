@@ -154,7 +154,7 @@ class ChatScreen(Screen):
 
     async def _read(self) -> None:
         async with self._reader:
-            # A question cancels this and takes the lock next.
+            # A question cancels this wait, and takes the lock next.
             with trio.CancelScope() as self._reading:
                 await trio.lowlevel.wait_readable(self._terminal)
                 try:

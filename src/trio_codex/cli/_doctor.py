@@ -38,7 +38,7 @@ SANDBOX_SECONDS: Final = 10.0
 """Timeout for a no-op command in the sandbox; it takes 50 ms."""
 
 EXAMPLES: Final = 2
-"""How many of the requests that a server lacks are named in the table; ``--json`` has all."""
+"""How many of the requests that a server lacks are named in the table; ``--json`` lists all."""
 
 PAGES: Final = 50
 """Maximum number of pages of models to count."""

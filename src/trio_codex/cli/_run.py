@@ -107,7 +107,7 @@ def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> t
     """Return the approval policy for the server, and the policy that answers requests."""
     if approve == "always":
         screen.note(
-            "WARNING: --approve always accepts every request of the agent, including outside the sandbox",
+            "WARNING: --approve always accepts every request from the agent, including those to run outside the sandbox",
             "bold red",
         )
         return "on-request", policies.accept_all

@@ -45,7 +45,7 @@ class CodexError(Exception):
     """Base class of every exception raised by trio-codex."""
 
     def __repr__(self) -> str:
-        # The fields may be large: a result has all items of its turn.
+        # The fields may be large: a result contains all items of its turn.
         return f"{type(self).__name__}({str(self)!r})"
 
 

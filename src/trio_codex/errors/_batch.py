@@ -16,7 +16,7 @@ class BatchError(CodexError):
 
 @error_class
 class BatchConflict(BatchError):
-    """The directory has a batch with other tasks or settings. Nothing was run.
+    """The directory contains a batch with other tasks or settings. Nothing was run.
 
     Attributes:
         path: The directory.

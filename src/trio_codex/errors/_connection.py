@@ -12,7 +12,7 @@ from trio_codex.errors._base import CodexError, describe_exit, error_class, form
 
 @error_class
 class StartError(CodexError):
-    """The server did not start or did not answer ``initialize``. Any process that was started has been ended.
+    """The server did not start or did not answer ``initialize``. Any process that was started has ended.
 
     Attributes:
         problem: What went wrong, in one sentence.

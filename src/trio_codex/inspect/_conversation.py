@@ -62,7 +62,7 @@ def prompt_of(messages: Sequence[ChatMessage]) -> Prompt:
     """Return the prompt of a sample.
 
     Raises:
-        ValueError: The last message is not from the user, or a message has content that cannot be sent.
+        ValueError: The last message is not from the user, or a message contains content that cannot be sent.
     """
     instructions = "\n\n".join(message.text for message in messages if isinstance(message, ChatMessageSystem))
     rest = [message for message in messages if not isinstance(message, ChatMessageSystem)]
@@ -204,7 +204,7 @@ class Conversation:
         self._append_results()
 
     def _message(self) -> ChatMessageAssistant | None:
-        """Return the text and calls of the model since the last message as a message, or ``None`` if there are none."""
+        """Return the model's text and calls since the last message as a message, or ``None`` if there are none."""
         content, calls = self._content, list(self._calls.values())
         self._content, self._calls = [], {}
         if not content and not calls:

@@ -89,9 +89,9 @@ def allow_git(
     the filters named in the repository's configuration, and git has no option that disables filters. The agent can run
     these subcommands in its sandbox without approval.
 
-    Limits: the shell looks up ``env`` and ``git`` on its ``PATH``, and git trusts the configuration of the user and the
-    system. The repository can read objects of other repositories on the machine through ``objects/info/alternates``.
-    Verified with git 2.39.
+    Limits: the shell looks up ``env`` and ``git`` on its ``PATH``, and git trusts the user's and the system's
+    configuration. The repository can read objects of other repositories on the machine through
+    ``objects/info/alternates``. Verified with git 2.39.
 
     Args:
         subcommands: One or more of ``log``, ``show``, ``diff-tree``, ``ls-tree`` and ``rev-parse``.

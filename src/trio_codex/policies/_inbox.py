@@ -110,7 +110,7 @@ class Pending:
         return error(self.kind, thread_id, turn_id)
 
     async def wait_decision(self) -> AnyDecision:
-        """Wait for the decision. Only for the inbox's callback: if this is cancelled, the request counts as withdrawn."""
+        """Wait for the decision. Called only by the inbox's callback; its cancellation counts as a withdrawal."""
         taken = False
         try:
             await self._answered.wait()

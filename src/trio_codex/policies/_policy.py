@@ -131,7 +131,7 @@ def _check_callback(kind: str, value: object) -> None:
 
 
 def check_policies(values: Iterable[object]) -> None:
-    """Raise ``TypeError`` unless all values are policies, rather than functions or lists."""
+    """Raise ``TypeError`` unless all values are policies, and not functions or lists."""
     for value in values:
         check_type(
             "policy",

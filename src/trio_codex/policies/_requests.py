@@ -181,7 +181,7 @@ class VerificationElicitation(OfMcpServer):
     """An MCP server asks for proof that the user is present. Accept it with the proof as ``content``.
 
     Attributes:
-        title: A title for the request; the message has the details.
+        title: A title for the request; the message contains the details.
         challenge: The challenge that the proof must answer.
         params: The parameters as the server sent them.
     """

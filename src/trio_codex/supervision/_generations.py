@@ -86,7 +86,7 @@ class Generations:
         open_threads: The names of the open threads.
         strikes: The number of consecutive deaths at which each thread was busy.
         quarantined: The names of the quarantined threads.
-        left: Turns whose scopes exited with an exception of the program, by thread and key.
+        left: Turns whose scopes exited with an exception from the program, by thread and key.
         instruments: The instruments, and one that writes the log.
     """
 

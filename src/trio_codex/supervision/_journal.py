@@ -172,8 +172,8 @@ class Journal(Database):
             name: The name of the thread.
             tokens: Tokens.
             seconds: Seconds.
-            total: The tokens of the whole thread as counted by the server; 0 if not reported. They include turns that
-                a death of the program interrupted.
+            total: The tokens of the whole thread as counted by the server; 0 if not reported. They include turns
+                that were interrupted because the program died.
         """
         if name in self._used:
             self._catch_up()

@@ -15,7 +15,7 @@ class RestartLimit:
 
     Args:
         restart: The settings.
-        counted: Whether to limit the number of restarts, rather than the time without a connection.
+        counted: Whether to limit the number of restarts instead of the time without a connection.
     """
 
     def __init__(self, restart: Restart, *, counted: bool) -> None:

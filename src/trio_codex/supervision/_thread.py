@@ -178,7 +178,7 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]:
-        """Run a prompt to its end, across deaths of the server and of the program. The model receives it at most once.
+        """Run a prompt to its end, even if the server or program dies. The model receives it at most once.
 
         A prompt that has already ended is not sent again: its result is read from the history.
 
@@ -230,7 +230,7 @@ class SupervisedThread:
         output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[SupervisedTurn]:
-        """Run a prompt as a scope, across deaths of the server and of the program. See :meth:`run`.
+        """Run a prompt as a scope, even if the server or program dies. See :meth:`run`.
 
         If the scope exits before the prompt has ended, its turn is interrupted, and this result is final. If an
         exception such as Ctrl-C also leaves the supervisor, the next program continues the prompt.

@@ -29,7 +29,7 @@ class Turnstile:
         Args:
             name: The name of its thread.
             nested: Whether an open turn depends on it. Such a turn never waits, because that would deadlock.
-            alone: Whether to wait until no other turn is open, and to admit no other one until it has ended.
+            alone: Whether to wait until no other turn is open, and to admit no other turn until this one has ended.
         """
         if alone:
             await self._wait_alone()

@@ -257,7 +257,7 @@ class FakeServer:
         return self._asked.popleft()
 
     def unexpected(self) -> list[str]:
-        """Return the methods of the requests that were not expected so far."""
+        """Return the methods of the requests received so far that no test code expected."""
         return [asked.method for asked in self._asked]
 
     def assert_all_expected(self) -> None:

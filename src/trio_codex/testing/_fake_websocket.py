@@ -78,11 +78,11 @@ class WebSocketStream(trio.abc.Stream):
 
     Args:
         stream: The underlying stream; ``None`` until a client has been accepted.
-        protocol: Decodes the frames of the client.
+        protocol: Decodes the client's frames.
 
     Attributes:
         stream: The underlying stream, for bytes that are not lines.
-        frames: All frames of the client.
+        frames: All frames from the client.
     """
 
     def __init__(self, stream: trio.abc.Stream | None = None, protocol: Protocol | None = None) -> None:

@@ -101,7 +101,9 @@ class Kills:
         wrong = {
             text: (prompts[text], calls[text]) for text in texts if prompts[text] != 1 or calls[text] > 1
         }
-        assert not wrong, f"in the context, calls: {wrong}; killed at: {', '.join(self.killed)}"
+        assert not wrong, (
+            f"appearances in a context and model calls, per prompt: {wrong}; killed at: {', '.join(self.killed)}"
+        )
 
 
 class _Generations(Generations):

@@ -51,7 +51,7 @@ class assert_nothing_left:  # lower case: it is used like a function
             that Trio keeps for ten seconds.
 
     Raises:
-        AssertionError: At the end of the scope, something is left.
+        AssertionError: Something remains at the end of the scope.
         RuntimeError: ``with`` was used inside a Trio run, where its wait would block the tasks that are ending.
     """
 

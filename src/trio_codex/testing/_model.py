@@ -149,7 +149,7 @@ class MockModel(Script):
         A checkpoint, and cancel-safe.
 
         Raises:
-            trio.ClosedResourceError: The model's scope is left first.
+            trio.ClosedResourceError: The model's scope exited first.
         """
         await trio.lowlevel.checkpoint()
         while len(self.requests) < count:
@@ -164,7 +164,7 @@ class MockModel(Script):
         """Check that every scripted response was requested, and nothing else.
 
         Raises:
-            AssertionError: A response is left, or a request was unexpected.
+            AssertionError: A response is unused, or a request was unexpected.
         """
         left = self.left + sum(route.left for route in self._routes)
         problems = [f"{left} scripted responses were never requested"] if left else []

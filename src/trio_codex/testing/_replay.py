@@ -114,7 +114,7 @@ class _Player:
         lines = [entry for entry in entries if entry.kind in ("sent", "received")]
         if any(entry.message is None and entry.size > LONGEST_LINE for entry in lines):
             raise RecordingError(
-                "the recording cannot be replayed: it has a line that was too long to be recorded"
+                "the recording cannot be replayed: it contains a line that was too long to be recorded"
             )
         # JSON other than an object is junk, in either direction.
         self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
