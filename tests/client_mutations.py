@@ -389,7 +389,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G18", "root records into another user's file",
         "recording._recorder:_open", operand("hasattr", becomes="not _"),
-        "tests/test_recording.py::test_another_users_file_is_refused_and_unchanged",
+        "tests/test_recording.py::test_another_users_file_is_refused_and_left_unchanged",
     ),
     Mutation(
         "G18", "a recording follows links",
@@ -404,7 +404,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G18", "a deeply nested message ends the recording",
         "recording._recorder:Recorder._note_line", never("_is_deep"),
-        "tests/test_recording.py::test_of_a_message_nested_too_deeply_only_the_size_is_recorded",
+        "tests/test_recording.py::test_only_the_size_of_a_message_nested_too_deeply_is_recorded",
     ),
     Mutation(
         "G18", "times restart with each run of Trio",

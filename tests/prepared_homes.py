@@ -23,7 +23,7 @@ VARIABLE = "PREPARED_HOME"
 """Names the directory of the prepared home for workers."""
 
 directory = None
-"""Set while tests run."""
+"""The directory of the prepared home, set while tests run."""
 
 SECONDS = 60
 

@@ -48,7 +48,7 @@ def policy_for(seen):
 
 
 def tools_for(seen):
-    # The parameter has a name of the protocol, because redaction removes other names.
+    # The parameter is named like a field of the protocol, because redaction removes other names.
     @tool
     async def look_up(query: str) -> str:
         """Look something up."""

@@ -1,6 +1,6 @@
 """Every example runs offline and prints what it is meant to show.
 
-The default run has a sample. ``.ci/run`` has a step for the others.
+The default run includes a sample; a step of ``.ci/run`` runs the others.
 """
 
 import os

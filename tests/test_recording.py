@@ -1,4 +1,4 @@
-"""Recordings: their content, and that a client behaves the same when they are replayed."""
+"""Recordings: their content, and replays, in which a client behaves the same."""
 
 import gc
 import os
@@ -383,7 +383,7 @@ def test_a_recording_is_not_written_through_symbolic_or_hard_links(tmp_path, ove
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("make", [lambda path: path.touch(0o666), os.mkfifo], ids=["file", "pipe"])
-def test_another_users_file_is_refused_and_unchanged(tmp_path, make):
+def test_another_users_file_is_refused_and_left_unchanged(tmp_path, make):
     path = tmp_path / "theirs"
     make(path)
     os.chown(path, 12345, 12345)
@@ -415,7 +415,7 @@ def test_times_continue_across_several_runs_of_trio(tmp_path):
 
 @pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
 @pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
-async def test_of_a_message_nested_too_deeply_only_the_size_is_recorded(tmp_path, depth, redaction):
+async def test_only_the_size_of_a_message_nested_too_deeply_is_recorded(tmp_path, depth, redaction):
     path = tmp_path / "deep.jsonl"
     line = b'{"method":"new/thing","params":%s1%s}' % (b'{"a":' * depth, b"}" * depth)
     with trio.fail_after(5), Recorder(path, redaction=redaction) as recorder:
@@ -488,7 +488,7 @@ async def test_a_decision_is_recorded_for_the_connection_that_made_the_request(t
     assert [entry.connection for entry in entries if entry.kind == "decision"] == [1, 2, 3]
 
 
-async def test_of_junk_and_overlong_lines_only_the_size_is_recorded(tmp_path, monkeypatch):
+async def test_only_the_size_of_junk_and_overlong_lines_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
     path = tmp_path / "junk.jsonl"
     with trio.fail_after(5), Recorder(path, redaction=None) as recorder:

@@ -124,7 +124,7 @@ def test_an_error_of_the_generator_is_reported(
     assert capsys.readouterr().err == "wiregen: DEFERRED mentions no/such, which the schema does not have\n"
 
 
-def test_pin_vendors_first(
+def test_pin_vendors_schemas_before_generating(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: Path
 ) -> None:
     monkeypatch.setattr(schema, "pin", lambda source: f"{source}.3")

@@ -52,7 +52,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G21", "a pending request is answered after its turn's scope exited",
         "_session.ending:TurnEnder.release", drop("park_requests"),
-        "tests/turns/test_leave_running.py::test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy",
+        "tests/turns/test_leave_running.py::test_after_the_scope_exits_only_a_thread_policy_answers_and_only_later_requests",
     ),
     Mutation(
         "G21", "a request made after its turn's scope exited is decided immediately",
@@ -137,7 +137,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G23", "a turn whose scope a death ended counts as left by the program",
         "supervision._scope:with_task", statement("leave", becomes="leave(body_error)"),
-        "tests/supervision/test_kills.py::test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_program",
+        "tests/supervision/test_kills.py::test_a_turn_whose_server_died_does_not_count_as_left_by_the_program",
     ),
     Mutation(
         "G23", "a turn that a drain did not wait for counts as interrupted by the program",
@@ -157,7 +157,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G23", "a prompt that ran is sent again if the history lacks it",
         "supervision._rule:OpenThread._without_turn", always("sending"),
-        "tests/supervision/test_real_kills.py::test_a_rollout_without_its_last_lines_gives_a_correct_answer_or_an_error",
+        "tests/supervision/test_real_kills.py::test_a_rollout_without_its_last_lines_yields_a_correct_answer_or_an_error",
     ),
     Mutation(
         "G23", "a stopped server is treated as dead",

@@ -91,7 +91,7 @@ def entry(name: str, text: str) -> str:
 
 
 def notes(what: ir.Definition | ir.Field | ir.Member | ir.Method) -> str:
-    """Render that an item is experimental, unless its description says so, and the release that added it."""
+    """Render a note that an item is experimental, unless its description says so, and the release that added it."""
     parts: list[str] = []
     if getattr(what, "experimental", False) and not what.doc.upper().startswith("EXPERIMENTAL"):
         parts.append("Experimental.")

@@ -127,4 +127,4 @@ UNLISTED = {
 """Notifications that the server sends and the schema has types for, but does not list."""
 
 NO_DESCRIPTIONS = frozenset({"NEW APIs", "NEW NOTIFICATIONS"})
-"""Headings in the server's source that its schema has as the description of the next method."""
+"""Headings in the server's source that its schema repeats as the description of the next method."""

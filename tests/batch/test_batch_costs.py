@@ -29,7 +29,7 @@ def test_a_task_costs_the_client_little_and_is_not_kept_in_memory(quick, tmp_pat
 
 @pytest.mark.real
 @small_and_large
-def test_ended_tasks_use_no_memory_of_the_server(quick, tmp_path):
+def test_ended_tasks_use_no_memory_in_the_server(quick, tmp_path):
     numbers = measured("1,000 tasks", quick, tmp_path)
     assert numbers["server MiB"] <= 30
     assert numbers["server descriptors"] <= 8

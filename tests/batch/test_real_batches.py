@@ -260,7 +260,7 @@ def test_elided_values_are_compared_by_their_hash():
     assert wire.ThreadStartParams.__wire__.elided == HASHED
 
 
-async def test_a_conflict_of_instructions_does_not_show_them():
+async def test_a_conflict_of_instructions_does_not_reveal_them():
     async with stage() as on:
         await on.run(some(1), thread_options={"developer_instructions": "sesame one"})
         await on.run(some(1), thread_options={"developer_instructions": "sesame one"})

@@ -1,4 +1,4 @@
-"""The ends of attempts, tasks and batches on the real server, and their cleanup."""
+"""How attempts, tasks and batches end on the real server, and how they are cleaned up."""
 
 import pytest
 import trio
@@ -18,7 +18,7 @@ class Unprintable(Exception):
     ("error", "text"),
     [(ValueError("half \ud800"), r"ValueError: half \ud800"), (Unprintable(), "Unprintable, whose message raises ValueError")],
 )  # fmt: skip
-async def test_an_error_whose_message_cannot_be_stored_still_gives_an_outcome(error, text):
+async def test_an_error_whose_message_cannot_be_stored_still_results_in_an_outcome(error, text):
     async def solve(ctx):
         await trio.lowlevel.checkpoint()
         raise error

@@ -10,7 +10,7 @@ TITLE = "Growth"
 ROUNDS = 3
 
 REPEATS = 3
-"""Measurements of which the fastest counts, because other load only slows them down."""
+"""How often to measure. The fastest counts, because other load only slows a measurement down."""
 
 EVENTS = (1000, 4000, 16_000, 64_000)
 TURNS = (10, 100, 1000)

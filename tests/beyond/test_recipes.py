@@ -96,7 +96,7 @@ def cluster(recipe):  # workers inherit the import path of the recipe
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Skip the check because Dask keeps threads in this process. The tests themselves check what shards leave."""
+    """Skip the check because Dask keeps threads in this process. The tests themselves check what shards leave behind."""
     return
 
 
@@ -110,7 +110,7 @@ def test_dask_runs_shards_and_cancels_them(cluster, offline, recipe):
     assert {each.task.id: each.value for each in batch.run_all(cluster, specs)} == {
         f"t{number}": f"did t{number}" for number in range(6)
     }
-    # Dropping the future of a hanging shard cancels it, also on the server.
+    # Dropping the future of a hanging shard cancels it on the server, too.
     other = ShardSpec(tasks=some(1), out=offline.out + "-1", options=options)
     hanging = ShardSpec(tasks=some(1, "hang"), out=offline.out + "-2", options=options)
     outcomes = batch.run_all(cluster, [hanging, other])

@@ -73,7 +73,7 @@ class Forks:
 
 
 forks = None
-"""Set while tests of the command line run."""
+"""The interpreter that tests of the command line share, set while they run."""
 
 
 class Process:

@@ -103,7 +103,7 @@ async def test_doctor_writes_a_comparison(home):
     assert {field.name for field in attrs.fields(Difference)} == DIFFERENCE
 
 
-async def test_a_slow_start_does_not_blame_the_binary(home):
+async def test_a_slow_start_is_not_blamed_on_the_binary(home):
     ended = await run_cli("doctor", "--start-timeout", "0.001", home=home)
     assert ended.status == 1
     assert "Raise --start-timeout" in ended.err

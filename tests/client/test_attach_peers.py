@@ -1,4 +1,4 @@
-"""Attaching to a peer that refuses, is no Codex server, is silent or disconnects; and to suitable ones, also over TLS."""
+"""Attaching to peers that refuse, are silent, disconnect or are not Codex servers; and to Codex servers, with and without TLS."""
 
 import socket
 import traceback

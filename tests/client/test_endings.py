@@ -1,4 +1,4 @@
-"""Cleanup requests are repeated until the server accepts them, and a refusal skips no later step."""
+"""Cleanup requests are repeated until the server accepts them, and a refusal does not skip later steps."""
 
 from contextlib import asynccontextmanager
 

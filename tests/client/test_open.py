@@ -210,7 +210,7 @@ ODD_SECRETS = (
         lambda value: value.translate(dict.fromkeys((*range(9), *range(11, 32)))),
     ],
 )
-def test_a_value_is_redacted_also_as_a_part_of_json_or_of_a_url(value, form):
+def test_a_value_is_redacted_even_inside_json_or_a_url(value, form):
     assert "same" not in Secrets({"KEY": value}).hide(form(value))
 
 

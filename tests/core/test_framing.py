@@ -63,12 +63,12 @@ cuts = st.lists(st.integers(0, 2**16), max_size=30)
 @example(b"abcd\n", [3], 3)
 @example(b"abcd\n", [4], 3)
 @example(b"\n", [], 0)
-def test_any_cut_of_any_bytes_gives_the_same_frames(stream, points, limit):
+def test_any_bytes_cut_anywhere_yield_the_same_frames(stream, points, limit):
     assert fed(cut(stream, points), limit) == whole(stream, limit)
 
 
 @given(streams, st.integers(0, 20))
-def test_byte_by_byte_gives_the_same_frames(stream, limit):
+def test_feeding_single_bytes_yields_the_same_frames(stream, limit):
     assert fed([bytes([byte]) for byte in stream], limit) == whole(stream, limit)
 
 
@@ -78,7 +78,9 @@ def test_byte_by_byte_gives_the_same_frames(stream, limit):
     cuts,
     st.integers(0, 2 * OVERSIZE_HEAD_BYTES),
 )
-def test_lines_far_beyond_the_kept_head_give_the_same_frames_however_they_are_cut(sizes, tail, points, limit):
+def test_lines_far_beyond_the_kept_head_yield_the_same_frames_however_they_are_cut(
+    sizes, tail, points, limit
+):
     stream = b"".join(bytes(range(48, 58)) * (size // 10 + 1) + b"\n" for size in sizes) + tail
     assert fed(cut(stream, points), limit) == whole(stream, limit)
 

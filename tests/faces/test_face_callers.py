@@ -253,7 +253,7 @@ def exit_program(*_):
     raise SystemExit(7)
 
 
-def test_the_exception_of_a_signal_handler_is_raised_once_the_call_has_ended():
+def test_an_exception_from_a_signal_handler_is_raised_once_the_call_has_ended():
     slow = Slow()
     with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
         sender = slow.send_when_started(signal.SIGTERM)
@@ -264,7 +264,7 @@ def test_the_exception_of_a_signal_handler_is_raised_once_the_call_has_ended():
         assert call(BLOCKING, scope.host, answer) == 42
 
 
-def test_the_exception_of_a_signal_handler_is_raised_once_the_scope_has_ended():
+def test_an_exception_from_a_signal_handler_is_raised_once_the_scope_has_ended():
     slow = Slow()
     with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
         held = BLOCKING.module._face.BlockingScope(slow.scope, scope.host)

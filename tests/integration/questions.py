@@ -98,8 +98,8 @@ class Scenario:
         denied: The response on the wire if the request is declined or the callback fails.
         cancelled: The response on the wire if it is cancelled; by default the same as if declined.
         happened: Returns whether the action took place.
-        told_accepted: A part of the report to the model if it took place.
-        told_denied: A part of the report to the model if it did not.
+        told_accepted: A part of the report to the model if the action took place.
+        told_denied: A part of the report to the model if the action did not take place.
         lasts: Whether accepting it for the session answers later requests, too.
         fails_turn: Whether a failing callback fails the turn.
         mcp: Whether the MCP server is needed.

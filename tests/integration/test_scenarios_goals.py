@@ -43,7 +43,7 @@ async def check_usable(codex, model, thread, status=wire.IdleThreadStatus):
     assert len(model.requests) == asked + 1
 
 
-async def test_s36_a_goal_continues_by_itself_and_has_one_combined_result():
+async def test_s36_a_goal_continues_on_its_own_and_has_one_combined_result():
     async with offline() as (codex, model, _):
         model.respond(Text("begun"), Usage(10, 2))
         complete, last = reached("reached", Usage(30, 4))
@@ -160,8 +160,8 @@ async def test_s40_an_interrupt_reaches_the_goals_second_turn(moment):
             result = await goal.wait()
         first, *second = [turn.status for turn in result.turns]
         assert first == TurnStatus.completed
-        # If paused between the turns, the server may start no second one. On a busy machine this happened in two of a
-        # few hundred runs.
+        # If paused between the turns, the server may not start a second one. On a busy machine this happened in two
+        # of a few hundred runs.
         assert second == [TurnStatus.interrupted] or (moment == "between the two" and second == [])
         assert result.status is wire.ThreadGoalStatus.paused
         await check_usable(codex, model, thread)

@@ -283,7 +283,7 @@ async def test_the_older_path_lists_are_used_if_there_are_no_entries(tree):
     ]
 
 
-async def test_permissions_with_none_below_a_root_are_not_decided(tree):
+async def test_a_permission_request_without_a_path_below_a_root_is_not_decided(tree):
     policy = allow_paths(tree / "root")
     network = wire.AdditionalNetworkPermissions(enabled=True)
     assert await grant(policy, None, network=network) == Abstain()

@@ -299,7 +299,7 @@ def test_an_answer_to_an_unasked_question_is_invalid():
         KINDS["item/tool/requestUserInput"].answer(request, policies.answers({"size": ["L", "XL"]}))
 
 
-def test_a_command_request_has_the_servers_proposals():
+def test_a_command_request_contains_the_servers_proposals():
     request = question_of(
         "item/commandExecution/requestApproval",
         {

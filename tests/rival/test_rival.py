@@ -1,4 +1,4 @@
-"""The page of guarantees agrees with what was recorded of the official SDK under the same faults."""
+"""The guarantees page agrees with the recorded behavior of the official SDK under the same faults."""
 
 import importlib.util
 import json

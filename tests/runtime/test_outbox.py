@@ -1,4 +1,4 @@
-"""The writer's queue: its order, and that each line is either withdrawn or handed over."""
+"""The writer's queue: it keeps lines in order, and each line is either withdrawn or handed over."""
 
 from types import SimpleNamespace
 

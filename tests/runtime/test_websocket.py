@@ -109,7 +109,7 @@ def test_messages_in_any_fragments_and_chunks_arrive_whole_and_in_order(messages
 
 
 @given(st.lists(fragmented(), max_size=3))
-def test_byte_by_byte_gives_the_same_messages(messages):
+def test_receiving_single_bytes_yields_the_same_messages(messages):
     stream = b"".join(frames for _, _, frames in messages)
     assert received([bytes([byte]) for byte in stream]) == [
         data for data, kind, _ in messages if kind == TEXT
@@ -131,7 +131,7 @@ pieces = st.binary(max_size=12) | st.builds(
 @example([b"\x88\x01\x00"], [], 100)
 @example([close_frame(1000, b"\xff")], [1], 100)
 @example([frame(b"a", fin=False), close_frame(1000)], [], 100)
-def test_arbitrary_bytes_give_messages_the_end_or_one_kind_of_error(frames, points, limit):
+def test_arbitrary_bytes_yield_messages_the_end_or_a_single_kind_of_error(frames, points, limit):
     try:
         got = received(cut(b"".join(frames), points), limit)
     except trio.BrokenResourceError:
@@ -552,7 +552,7 @@ async def client_frames(server_end):
 
 
 def unmasked(data):
-    """Return the payload of a short frame of a client."""
+    """Return the payload of a client's short frame."""
     return bytes(byte ^ data[2 + index % 4] for index, byte in enumerate(data[6:]))
 
 

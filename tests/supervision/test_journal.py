@@ -202,7 +202,7 @@ def test_usage_accumulates_and_is_never_less_than_the_servers_count(journal):
     assert (spent.tokens, spent.turns, spent.seconds) == (105, 1, 3.0)
 
 
-def test_a_question_about_one_thread_reads_no_rows_of_others(journal):
+def test_a_query_for_one_thread_reads_no_rows_of_others(journal):
     journal.started("a", "thread-1", "/home", "1:1")
     statements = []
     journal._db.set_trace_callback(statements.append)
@@ -215,7 +215,7 @@ def test_a_question_about_one_thread_reads_no_rows_of_others(journal):
     assert all(plan.startswith("SEARCH") for plan in plans), plans
 
 
-def test_a_file_that_is_not_a_database_is_refused_and_unchanged(path):
+def test_a_file_that_is_not_a_database_is_refused_and_left_unchanged(path):
     path.write_bytes(b"my only copy of a poem\n" * 200)
     before = path.read_bytes()
     with pytest.raises(errors.JournalError, match="not a database") as caught:

@@ -218,7 +218,7 @@ async def test_a_turn_whose_scope_exits_between_two_generations_stays_interrupte
     kills.assert_at_most_once("one", "two")
 
 
-async def test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_program(autojump_clock):
+async def test_a_turn_whose_server_died_does_not_count_as_left_by_the_program(autojump_clock):
     kills = Kills()
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         for _ in range(2):
@@ -236,7 +236,7 @@ async def test_a_turn_whose_scope_a_death_ended_does_not_count_as_left_by_the_pr
 @pytest.mark.parametrize(
     "error", [errors.NoTurnRuns("thread-9"), errors.ConnectionBroken("mine")], ids=["missed", "lost"]
 )
-async def test_an_exception_of_on_interrupted_propagates_once(error, autojump_clock):
+async def test_an_exception_from_on_interrupted_propagates_once(error, autojump_clock):
     kills, results = Kills(), []
 
     async def decide(result):

@@ -177,7 +177,7 @@ async def test_during_the_resume_and_during_the_rollback():
 
 
 @pytest.mark.parametrize("cut", [*range(1, 8), "the whole turn"])
-async def test_a_rollout_without_its_last_lines_gives_a_correct_answer_or_an_error(cut):
+async def test_a_rollout_without_its_last_lines_yields_a_correct_answer_or_an_error(cut):
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             await thread.run("one", key="1")

@@ -170,7 +170,7 @@ async def test_a_name_can_be_opened_once_and_a_thread_runs_one_prompt_at_a_time(
             nursery.cancel_scope.cancel()
 
 
-async def test_opening_a_deleted_thread_raises_and_starts_no_new_one():
+async def test_opening_a_deleted_thread_raises_and_does_not_start_a_new_one():
     async with stage() as on:
         async with on.supervisor() as supervisor:
             async with supervisor.thread("a") as thread:

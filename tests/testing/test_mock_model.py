@@ -146,7 +146,7 @@ async def test_a_patch_asks_the_client_and_changes_files() -> None:
         assert item["status"] == "completed"
 
 
-async def test_a_question_reaches_the_user_and_its_answer_the_model() -> None:
+async def test_a_question_reaches_the_user_and_its_answer_reaches_the_model() -> None:
     async with played(features={"default_mode_request_user_input": True}) as (model, server):
         model.ask_user(Question("color", "Which one?", "Red", "Blue", header="Color"))
         model.say("done")
@@ -274,7 +274,7 @@ FAILURES: dict[str, tuple[Step, object]] = {
 }
 
 
-async def test_each_failure_of_the_model_has_its_error() -> None:
+async def test_each_failure_of_the_model_fails_the_turn_with_its_own_error() -> None:
     async with played() as (model, server):
         thread = await server.start_thread()
         for name, (step, expected) in FAILURES.items():
@@ -470,7 +470,7 @@ async def test_a_child_agent_sends_requests_with_its_own_thread_id() -> None:
         assert {request.thread_id == parent for request in requests} == {True, False}
 
 
-async def test_leaving_the_model_during_a_stream_disconnects_the_server() -> None:
+async def test_closing_the_model_during_a_stream_disconnects_the_server() -> None:
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as outlives_the_model:
             async with MockModel() as model:

@@ -81,7 +81,7 @@ async def test_closing_the_model_drops_open_streams_immediately() -> None:
             assert not request.completed
 
 
-async def test_leaving_drops_a_client_that_does_not_read() -> None:
+async def test_closing_the_model_drops_a_client_that_does_not_read() -> None:
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as outlives_the_model:
             async with MockModel() as model:
@@ -306,7 +306,7 @@ async def ask_for_ever(script: Callable[[MockModel], object]) -> None:
         await trio.sleep_forever()
 
 
-async def test_an_exception_of_a_predicate_cancels_the_body_and_propagates() -> None:
+async def test_an_exception_from_a_predicate_cancels_the_body_and_propagates() -> None:
     error = ZeroDivisionError()
 
     def predicate(request: ModelRequest) -> bool:
@@ -333,7 +333,7 @@ async def test_a_predicates_error_wins_over_a_cancellation() -> None:
         await ask_in_a_nursery()
 
 
-async def test_an_exception_of_a_custom_step_propagates() -> None:
+async def test_an_exception_from_a_custom_step_propagates() -> None:
     class Broken(Step):
         def frames(self, slot: Slot) -> Iterator[bytes | Pause]:
             raise ZeroDivisionError
@@ -445,7 +445,7 @@ async def test_the_model_writes_nothing_to_stdout_stderr_or_the_log(
     assert caplog.records == []
 
 
-async def test_an_event_without_fields_and_a_delay_are_sent() -> None:
+async def test_an_event_without_fields_is_sent_between_delays() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.respond(Delay(0), RawEvent("response.odd"), Delay(0))

@@ -1,4 +1,4 @@
-"""The offline home: its files, and that the real server accepts them."""
+"""The offline home: its files, which the real server accepts."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_temporary_home_is_removed() -> None:
     assert not home.codex_home.parent.exists()
 
 
-def test_a_home_needs_a_model_that_was_entered() -> None:
+def test_a_home_needs_a_model_whose_scope_was_entered() -> None:
     with pytest.raises(RuntimeError, match="before it is entered"), offline_home(MockModel()):
         pytest.fail("it was entered")
 

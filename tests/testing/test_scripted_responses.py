@@ -67,7 +67,7 @@ def test_an_empty_response_starts_and_completes() -> None:
     assert types(Response()) == ["response.created", "response.completed"]
 
 
-def test_a_message_is_added_streamed_and_done() -> None:
+def test_a_message_is_added_then_streamed_then_completed() -> None:
     _, added, first, second, done, _ = events(Response(Text("he", "llo")))
     assert added["item"] == {"type": "message", "role": "assistant", "id": "msg_0_0", "content": []}
     assert [first["delta"], second["delta"]] == ["he", "llo"]
@@ -104,7 +104,7 @@ def test_a_response_may_end_without_completion(end: Step) -> None:
     assert types(Response(Text("x"), end))[-2:] == ["response.output_item.done", end]
 
 
-async def test_pauses_last_as_long_as_they_say(autojump_clock: trio.testing.MockClock) -> None:
+async def test_pauses_last_as_long_as_specified(autojump_clock: trio.testing.MockClock) -> None:
     started = trio.current_time()
     await Delay(5).take()
     assert trio.current_time() - started == 5

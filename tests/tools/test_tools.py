@@ -29,7 +29,7 @@ async def get(key: str) -> str:
 # -- descriptions --------------------------------------------------------------------------------------------------
 
 
-async def test_a_tool_is_still_its_function():
+async def test_a_tool_can_be_called_and_inspected_like_its_function():
     assert await weather("Bern", days=2) == "Bern: sunny for 2"
     assert inspect.signature(weather) == inspect.signature(weather.function)
     assert inspect.getdoc(weather).startswith("Tell the weather.")
@@ -304,7 +304,7 @@ def test_a_string_that_is_not_a_json_number_or_boolean_is_reported_to_the_agent(
         return
     assert text == text.strip()
     assert value.__class__ is type_
-    # A float is the nearest one, as of any number in JSON.
+    # A float is the one nearest to the decimal number, as everywhere in JSON.
     assert type_(json.loads(text)) == value
     assert type_ is float or isinstance(json.loads(text), type_)
 

@@ -279,7 +279,7 @@ async def test_usage_of_other_turns_does_not_affect_an_ended_turn():
         assert left == ["completed"]
 
 
-async def test_a_turn_refused_while_its_thread_is_being_left_does_not_count():
+async def test_a_turn_refused_while_its_thread_is_closing_does_not_count():
     async with scripted(budget=Budget(turns=1)) as (codex, server), trio.open_nursery() as nursery:
         leave = trio.Event()
 

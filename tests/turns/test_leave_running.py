@@ -81,7 +81,7 @@ async def test_exceeding_a_limit_ends_a_turn_despite_leave_running():
         await accept_interrupt(server, "thread-1", "turn-1")
 
 
-async def test_after_leaving_pending_requests_are_not_answered_and_later_ones_only_by_a_thread_policy():
+async def test_after_the_scope_exits_only_a_thread_policy_answers_and_only_later_requests():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         asked, accepting = trio.Event(), False
 

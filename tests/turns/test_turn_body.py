@@ -7,7 +7,7 @@ from trio_codex import CodexConfig, TurnStatus, errors
 from turns.scripted_turns import run_one, scripted
 
 
-async def test_text_yields_deltas_and_whole_messages_that_had_none():
+async def test_text_yields_deltas_and_the_whole_text_of_messages_without_deltas():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         pieces = []

@@ -128,7 +128,7 @@ def test_a_turn_left_early_is_still_marked_as_left_after_its_end(turn_id):
     assert (machine.phase, machine.was_left) == (Phase.ended, True)
 
 
-def test_a_turn_that_ended_by_itself_is_not_marked_as_left():
+def test_a_turn_that_ended_on_its_own_is_not_marked_as_left():
     machine = TurnMachine("a")
     machine.end()
     machine.leave()

@@ -1,4 +1,4 @@
-"""Policies of turns and their agents: which policy is asked, and the end of callbacks with their turn."""
+"""Policies of turns and their agents: which policy is asked, and how callbacks end with their turn."""
 
 import contextvars
 import signal

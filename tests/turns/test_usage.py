@@ -99,7 +99,7 @@ def test_reports_after_a_replay_count_from_the_replayed_total():
     assert counters.take("t", report(breakdown(150, 60), breakdown(10, 5))).total_tokens == 60
 
 
-def test_threads_are_counted_separately_and_forgotten():
+def test_threads_are_counted_separately_and_old_ones_are_forgotten():
     counters = UsageCounters()
     for number in range(THREADS_REMEMBERED + 10):
         counters.take(f"t{number}", report(breakdown(10, 5), breakdown(10, 5)))

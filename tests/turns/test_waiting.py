@@ -132,7 +132,7 @@ async def test_an_invalid_status_is_ignored(autojump_clock, status):
         await one.finish()
 
 
-async def test_an_agents_waiting_and_events_count_for_its_root_turn(autojump_clock):
+async def test_an_agents_waits_and_events_count_for_its_root_turn(autojump_clock):
     spawn = {
         "type": "collabAgentToolCall", "id": "a1", "tool": "spawnAgent", "status": "completed",
         "senderThreadId": "thread-1", "receiverThreadIds": ["child"], "agentsStates": {},

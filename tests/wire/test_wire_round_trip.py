@@ -59,7 +59,7 @@ def validator(name: str) -> jsonschema.Draft7Validator:
 
 
 INCOMPLETE_INPUTS = {"type": "audio"}, {"type": "image"}
-"""Inputs that need one of several properties, and have none."""
+"""Inputs that need one of several properties, and contain none of them."""
 
 
 @pytest.mark.parametrize("name", SENT)

@@ -80,7 +80,7 @@ async def attach_codex(
         from trio_codex._link.dial import parse_address
 
         load()
-    except OSError as exc:  # no file descriptor is free, not even for an import
+    except OSError as exc:  # no file descriptor is free, not even one for an import
         raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(

@@ -60,7 +60,7 @@ def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
 def is_async_callable(value: object) -> bool:
     """Return whether calling a value returns a coroutine, as far as that is known without calling it.
 
-    True for an async function, also as a method, in a ``functools.partial`` or behind a decorator that sets
+    True for an async function, even as a method, in a ``functools.partial`` or behind a decorator that sets
     ``__wrapped__``, and for an object with an async ``__call__``.
     """
     while True:

@@ -18,7 +18,7 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 def object_of(value: Any) -> dict[str, Any]:
     """Return a JSON object; an empty one for anything else."""
-    # An annotation in place of a cast(), which would be a call for each object of each message.
+    # An annotation instead of a cast(), which would be one more call for each object in each message.
     members: dict[str, Any] = value if value.__class__ is dict else {}
     return members
 

@@ -39,7 +39,7 @@ arrive."""
 # -- events --------------------------------------------------------------------------------------------------------
 
 
-# Structs, because one is created per line: they cost a third of an attrs class, also at import.
+# Structs, because one is created per line: they cost a third of an attrs class, at import too.
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """A notification from the server; ``params`` is raw JSON (empty if there are none), ``emitted_at`` in ms."""
 

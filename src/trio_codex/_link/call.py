@@ -1,6 +1,6 @@
 """One pending request, and the reason why a connection closed. Both outlive the tasks that wait for them.
 
-A call refers to its sender only to be taken back or given up. It is independent of streams.
+A call uses its sender only when it is taken back or given up. It is independent of streams.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class CloseReason:
         return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
 
 
-# A struct, because creating one is on the way of every request, and costs a quarter of a plain Python class.
+# A struct, because every request creates one, and it costs a quarter of a plain Python class.
 class Call(msgspec.Struct, eq=False):
     """One request. It stays pending until it is answered or given up, even if the task that waits is cancelled.
 

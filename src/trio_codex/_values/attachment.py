@@ -53,7 +53,7 @@ class Attachment:
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:
-        ValueError: The URL has credentials.
+        ValueError: The URL contains credentials.
         TypeError: A value has the wrong type.
     """
 

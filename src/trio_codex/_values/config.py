@@ -79,7 +79,7 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
 
 
 def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Expand a leading ``~`` to a home directory. Leave any other path unchanged, and anything else to the validator."""
+    """Expand a leading ``~`` to a home directory. Return any other value unchanged."""
     try:
         is_below_home = os.fspath(path).startswith("~")
     except TypeError:

@@ -80,7 +80,7 @@ def run(
 
     Each share of the tasks is one Ray task with its own server. Outcomes are sent immediately, and stored in ``out``,
     a directory of the driver. After a crash, start it again with the same directory: tasks with an outcome are not
-    run again. If a worker dies, its remaining tasks start over in another one. Ctrl-C, or an exception of
+    run again. If a worker dies, its remaining tasks start over in another one. Ctrl-C, or an exception from
     ``on_outcome``, ends the turns on the servers before it propagates.
 
     Args:

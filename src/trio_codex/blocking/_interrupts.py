@@ -83,7 +83,7 @@ class Interrupts:
             self._was_sent_again = False
             if not self.pending:
                 return
-        # Without a host there is nothing to protect, and no thread that could send it again.
+        # Without a host there is nothing to protect, and no thread that could send the interrupt again.
         while HOSTS and frame is not None:
             module: Any = frame.f_globals.get("__name__")
             if isinstance(module, str) and module.startswith(PROTECTED):

@@ -153,7 +153,7 @@ def open_batch(
     allow_changes: bool = False,
     instruments: Sequence[Instrument] = ...,
 ) -> Scope[Batch]:
-    """Run many tasks with limited concurrency for the duration of a scope. Exceptions of the body propagate unchanged.
+    """Run many tasks with limited concurrency for the duration of a scope. Exceptions from the body propagate unchanged.
 
     Each attempt at a task has its own thread and directory. Outcomes are stored in ``out``. Open the same directory
     again after a crash, an error or Ctrl-C: tasks with an outcome are not run again, and the others continue. Either

@@ -25,8 +25,8 @@ OUT = click.argument("out", metavar="DIRECTORY", type=click.Path(exists=True, fi
 def batch_report(out: str, **options: Any) -> int:
     """Write a report of a batch: a self-contained HTML page.
 
-    It has a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
-    attempts with their timelines. The batch may be running.
+    It contains a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of
+    its attempts with their timelines. The batch may be running.
 
     A server reads the transcripts. Unless --codex-home is given, it uses the CODEX_HOME in which each thread was
     started.

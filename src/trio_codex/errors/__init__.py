@@ -52,7 +52,7 @@
     │   └─ JournalError             the journal cannot be used
     │       └─ JournalInUse         … because another supervisor has it open
     ├─ BatchError
-    │   ├─ BatchConflict            the directory has a batch with other tasks or settings
+    │   ├─ BatchConflict            the directory contains a batch with other tasks or settings
     │   ├─ BatchStopped             the batch ended before every task had an outcome
     │   ├─ MergeConflict            the shards of a batch do not fit together
     │   └─ ShardFailed              a shard failed with an exception that cannot be sent to another process

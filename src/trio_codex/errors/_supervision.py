@@ -93,7 +93,7 @@ class TurnInterrupted(SupervisionError):
 
     Attributes:
         key: The key of the turn.
-        result: The part of the turn that the history has, as a :class:`~trio_codex.TurnResult`.
+        result: The part of the turn that the history contains, as a :class:`~trio_codex.TurnResult`.
     """
 
     key: str

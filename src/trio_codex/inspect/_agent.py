@@ -69,8 +69,8 @@ def codex_agent(
     Raises:
         ValueError: ``codex`` is combined with a configuration, a policy or tools, which it already has.
 
-    The agent raises ``RuntimeError`` if Inspect does not run on Trio, and the exceptions of a turn. A failed turn
-    fails the sample, which Inspect repeats with ``retry_on_error``.
+    The agent raises ``RuntimeError`` if Inspect does not run on Trio, and any exception that a turn raises. A failed
+    turn fails the sample, which Inspect repeats with ``retry_on_error``.
     """
     if codex is not None and (config is not None or policy is not None or tools):
         raise ValueError("codex already has a configuration, a policy and tools: do not pass others")

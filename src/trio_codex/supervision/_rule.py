@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class CallbackFailed(Exception):
-    """Carries an exception of ``on_interrupted``, so that it is not mistaken for one of the generation.
+    """Carries an exception from ``on_interrupted``, so that it is not mistaken for one from the generation.
 
     Attributes:
         error: The exception.

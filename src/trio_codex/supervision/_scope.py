@@ -1,4 +1,4 @@
-"""A body with one concurrent task, which outlives it. Exceptions of both propagate unchanged."""
+"""A body with one concurrent task, which outlives it. Exceptions from both propagate unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ async def with_task(
 
     Args:
         work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
-        leave: Called when the body has ended, with its exception, that of the task if that ended the body, or ``None``.
+        leave: Called when the body has ended: with the body's exception, with the task's if that cancelled the body,
+        or with ``None``.
     """
     shield = trio.CancelScope(shield=True)
     body = trio.CancelScope()

@@ -71,7 +71,7 @@ def total_of(*usages: TokenUsage | None) -> TokenUsage | None:
 class ToolCalls:
     """The keys of the tool calls of one turn.
 
-    If the server dies before it has recorded the answer of a call, the call is "aborted" for the model, which may
+    If the server dies before it has recorded the answer to a call, the call is "aborted" for the model, which may
     repeat it under another id. The repeated call has the same key, because only answered calls advance the number of
     equal calls.
 

@@ -88,7 +88,7 @@ class Kills:
         return Counter(turn.context for turn in turns if turn.context is not None)
 
     def calls(self) -> Counter[str]:
-        """Return the number of turns with each text for which the model was called."""
+        """Return how many turns with each text have called the model."""
         return Counter(context[-1] for context in self._disk.called)
 
     def assert_at_most_once(self, *texts: str) -> None:

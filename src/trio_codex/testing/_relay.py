@@ -4,7 +4,7 @@ A separate, stdlib-only program, run as ``python -I -S _relay.py SOCKET``. It ow
 children, and deals in bytes, not lines: bytes from the script go to stdout, and bytes from stdin go to the script.
 :mod:`._fake_process` is the script's side of the socket and defines each fault.
 
-The script sends commands: a one-byte opcode, the size of the payload in four bytes, and the payload.
+The script sends orders: a one-byte opcode, the size of the payload in four bytes, and the payload.
 """
 
 import os

@@ -59,7 +59,7 @@ async def replay(
         recording: The recording, or the path of its file.
         config: The configuration that the recorded client had; fields about the process have no effect.
         policy: The policy, as in :func:`~trio_codex.open_codex`.
-        tools: As there. They are called with the recorded arguments, which have no content if it was redacted.
+        tools: As there. They are called with the recorded arguments, whose content is missing if it was redacted.
         budget: As there.
         instruments: As there.
         connection: The number of the recorded connection to play.
