@@ -97,7 +97,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G21", "calls of other clients' tools are answered with a failure",
         "_session.asking:resolve", value("is_rejoined", becomes="False"),
-        "tests/integration/test_real_rejoin.py::test_a_call_of_another_clients_tool_is_left_to_that_client",
+        "tests/integration/test_real_rejoin.py::test_a_call_to_another_clients_tool_is_left_to_that_client",
     ),
     Mutation(
         "G21", "a tool that has returned runs again",

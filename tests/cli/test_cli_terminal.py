@@ -237,7 +237,7 @@ async def test_the_agents_questions_are_answered_by_number_or_free_text(model, a
     assert json.loads(told) == {"answers": {"color": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
 
 
-async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking_home):
+async def test_a_form_from_an_mcp_server_is_filled_in_field_by_field(model, asking_home):
     model.respond(ToolCall("ask", namespace="mcp__held"))
     model.say("So be it.")
     async with on_terminal("run", "Greet.", home=asking_home) as terminal:
@@ -258,7 +258,7 @@ async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking
     assert '"content": {"greeting": "goodbye", "loud": false, "name": "Ada", "times": 2}' in told
 
 
-async def test_a_call_of_an_mcp_tool_is_approved_with_the_offered_scopes(model, asking_home):
+async def test_a_call_to_an_mcp_tool_is_approved_with_the_offered_scopes(model, asking_home):
     for _ in range(2):
         model.respond(ToolCall("plain", {"x": 1}, namespace="mcp__held"))
     model.respond(ToolCall("ask_url", namespace="mcp__held"))

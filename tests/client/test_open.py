@@ -484,7 +484,7 @@ def test_ctrl_c_raises_keyboard_interrupt_and_ends_the_server():
     assert f"{pids[0]}" not in os.listdir("/proc")
 
 
-def test_ctrl_c_while_a_client_over_a_stream_closes_is_raised_in_the_main_task():
+def test_ctrl_c_while_closing_a_client_over_a_stream_is_raised_in_the_main_task():
     steps = []
 
     class PressCtrlC(Instrument):

@@ -99,7 +99,7 @@ async def leave_at_once(count, scope):
 
 
 @pytest.mark.long
-async def test_three_hundred_turns_left_at_once_all_end(caplog):
+async def test_three_hundred_turns_whose_scopes_exit_at_once_all_end(caplog):
     async with offline(120) as (codex, model, _):
 
         @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_three_hundred_turns_left_at_once_all_end(caplog):
 
 
 @pytest.mark.long
-async def test_three_hundred_commands_left_at_once_all_end(caplog):
+async def test_three_hundred_commands_whose_scopes_exit_at_once_all_end(caplog):
     async with offline(120) as (codex, _, _):
         processes = await leave_at_once(300, lambda: codex.exec(["sleep", "1000"], sandbox=FULL_ACCESS))
     assert [process.returncode for process in processes] == [137] * 300
@@ -123,7 +123,7 @@ async def test_three_hundred_commands_left_at_once_all_end(caplog):
 
 
 @pytest.mark.long
-async def test_four_hundred_threads_and_watches_left_at_once_all_end(caplog, tmp_path):
+async def test_four_hundred_threads_and_watches_whose_scopes_exit_at_once_all_end(caplog, tmp_path):
     async with offline(120) as (codex, _, _):
 
         @asynccontextmanager

@@ -139,7 +139,7 @@ async def test_with_approval_policy_never_the_server_declines_elicitations():
         assert json.loads(text_of(await thread.mcp.call("held", "ask")))["action"] == "decline"
 
 
-async def test_two_calls_of_one_mcp_server_may_ask_at_the_same_time():
+async def test_two_calls_to_one_mcp_server_may_ask_at_the_same_time():
     both_asked = trio.Event()
     asked = []
 

@@ -365,7 +365,7 @@ async def test_a_tool_call_that_the_server_repeats_does_not_run_again_in_the_sam
 
 
 @pytest.mark.parametrize("use", ["resumes", "resumes with a tool of the same name", "rejoins"])
-async def test_a_call_of_another_clients_tool_is_left_to_that_client(use):
+async def test_a_call_to_another_clients_tool_is_left_to_that_client(use):
     gate = trio.Event()
 
     @tool

@@ -182,7 +182,7 @@ def test_an_unknown_variant_is_kept_and_sent_unchanged(name: str) -> None:
         assert wire.encode(read) == raw
 
 
-def test_an_unknown_variant_has_its_tag() -> None:
+def test_an_unknown_variant_keeps_its_tag() -> None:
     assert wire.decode(wire.ThreadItem, {"type": "later", "id": "1"}) == wire.UnknownVariant(
         tag="later", raw={"type": "later", "id": "1"}
     )

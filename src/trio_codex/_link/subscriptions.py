@@ -267,7 +267,7 @@ class Subscription(Generic[E]):
         if self._reading:
             raise trio.BusyResourceError("another task is iterating over these events")
         self._reading = True
-        # Force another task that starts to iterate into this slow path, where it raises.
+        # A task that starts iterating meanwhile must take this slow path, where it raises.
         self._credit = 0
         try:
             if self._buffer or self._ended or self._released:

@@ -92,7 +92,7 @@ class Policy(_Policy):
         file_change: Decides on file changes, including those of the legacy ``applyPatchApproval``.
         permissions: Decides on permissions beyond the sandbox.
         user_input: Answers the agent's questions to the user.
-        elicitation: Answers questions from MCP servers, and decides on calls of their tools.
+        elicitation: Answers questions from MCP servers, and decides on calls to their tools.
         tool_call: Runs dynamic tools that are not among the ``tools`` of the thread or the client.
         auth_refresh: Returns new tokens. The protocol has no denial for this: without a callback, the server receives an
             error.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SCOPE: Final = "trio_codex"
 
 TOOL_ITEMS: Final = frozenset({"commandExecution", "mcpToolCall", "webSearch", "collabAgentToolCall"})
-"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and that request has
+"""Items that are calls to the server's own tools. A dynamic tool call is a server request, and that request has
 the span."""
 
 

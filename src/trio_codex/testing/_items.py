@@ -1,4 +1,4 @@
-"""The output items of a scripted response: messages, reasoning, and calls of tools.
+"""The output items of a scripted response: messages, reasoning, and tool calls.
 
 These are all values: nothing here sends or waits.
 """
@@ -137,7 +137,7 @@ class Reasoning(_Streamed):
 
 @attrs.frozen
 class ToolCall(Step):
-    """A call of a function tool: built-in, dynamic, or from an MCP server.
+    """A call to a function tool: built-in, dynamic, or from an MCP server.
 
     Attributes:
         name: The tool's name.

@@ -138,7 +138,7 @@ class Script:
     def call_tool(
         self, name: str, arguments: Mapping[str, Any] | str | None = None, *, namespace: str | None = None
     ) -> None:
-        """Answer with a call of a built-in, dynamic or MCP tool.
+        """Answer with a call to a built-in, dynamic or MCP tool.
 
         Args:
             name: The tool's name.

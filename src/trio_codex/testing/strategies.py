@@ -27,7 +27,7 @@ from ._transcripts import turns
 W = TypeVar("W", bound=Wire)
 
 TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-"""Strings that JSON can represent, so without lone surrogates, and never empty, because some fields must not be."""
+"""Strings without lone surrogates, which JSON cannot represent, and never empty, because some fields must not be."""
 
 INTEGERS: Final = st.integers(0, 2**63 - 1)
 """Integers that every integer field of the schema accepts: most are unsigned, and none is larger."""
