@@ -62,7 +62,7 @@ def run(request, monkeypatch):
 
 @pytest.fixture
 def no_leaks():
-    """Check that nothing of a guarded server, which needs no threads, is left in this process."""
+    """Check that a guarded server, which needs no threads, leaves nothing behind in this process."""
     gc.collect()
     gc.freeze()  # the second collection covers only objects made by the test
     with nothing_left():

@@ -35,7 +35,7 @@ JSON_LIMIT = 600
 """Maximum number of characters of a tool's arguments that are shown on a line."""
 
 PROSE_LIMIT = 600
-"""Maximum number of characters of a justification. It then takes a few rows, so that the question stays visible."""
+"""Maximum number of characters of a justification. It then takes only a few rows, so that the question stays visible."""
 
 
 def command_question(request: CommandRequest) -> Iterator[Text]:
