@@ -49,7 +49,7 @@ CLIENT_MUTATIONS = [
     Mutation(
         "G1", "without a process table no children are found",
         "_process.guard:Guard.signal_all", always("table_is_ours"),
-        "tests/runtime/test_hosts.py::test_the_guard_ends_everything_on_a_system_without",
+        "tests/runtime/test_hosts.py::test_the_guard_ends_everything_without_pidfd_or_proc",
     ),
     Mutation(
         "G1", "a forked child keeps stdin open",
@@ -232,12 +232,12 @@ CLIENT_MUTATIONS = [
         "tests/client/test_opening.py::test_a_pending_file_change_contains_the_content_from_the_resume_response",
     ),
     Mutation(
-        "G8", "requests of another client's turn are answered",
+        "G8", "requests from another client's turn are answered",
         "_session.asking:_belongs_to_others", operand("is_shared"),
-        "tests/client/test_opening.py::test_on_a_shared_server_requests_of_another_clients_turn_are_left_to_that_client",
+        "tests/client/test_opening.py::test_on_a_shared_server_requests_from_another_clients_turn_are_left_to_that_client",
     ),
     Mutation(
-        "G8", "requests of unknown turns are answered",
+        "G8", "requests from unknown turns are answered",
         "_session.asking:_belongs_to_others", operand("has_peers"),
         "tests/client/test_opening.py::test_on_a_shared_server_requests_outside_the_clients_turns_are_left_to_others",
     ),

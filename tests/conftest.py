@@ -169,5 +169,5 @@ def server_context(certificate):
 
 @pytest.fixture
 def trusting(certificate):
-    """Return a context for clients that trusts the certificate."""
+    """Return an SSL context that trusts the certificate, for clients."""
     return ssl.create_default_context(cafile=certificate[0])

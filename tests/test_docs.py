@@ -164,7 +164,7 @@ def test_no_block_is_overlooked() -> None:
         assert (ROOT / name).read_text().count("```python") == len(blocks), name
 
 
-def test_the_readme_has_one_program_of_less_than_20_lines() -> None:
+def test_the_readme_contains_one_program_of_fewer_than_20_lines() -> None:
     """Blank lines aside."""
     [block] = BLOCKS["README.md"]
     assert block.is_program

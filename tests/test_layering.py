@@ -49,7 +49,7 @@ NEVER_IMPORTED = {
 """Modules from outside the project that a package must not import."""
 
 BRIDGE = "trio_codex._core.user_code"
-"""The module that calls user functions. Packages above the API use no other private module of those below."""
+"""The module that calls user functions. Packages above the API may use no other private module of lower packages."""
 
 FACES = {"_face", "blocking", "aio"}
 
@@ -157,7 +157,7 @@ def test_every_module_has_a_floor():
     assert units <= FLOOR_OF.keys(), "name its floor in FLOORS above (see CONTRIBUTING.md)"
 
 
-def test_imports_go_down_only(imports):
+def test_imports_only_go_down(imports):
     upward = {dotted_name(path): list(upward_edges(path, names)) for path, names in imports.items()}
     assert {name: edges for name, edges in upward.items() if edges} == {}
 

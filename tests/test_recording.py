@@ -431,7 +431,7 @@ async def test_only_the_size_of_a_message_nested_too_deeply_is_recorded(tmp_path
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_file_that_cannot_be_created_is_an_error_and_leaves_nothing(recwarn):
+def test_a_file_that_cannot_be_created_is_an_error_and_leaves_nothing_behind(recwarn):
     with pytest.raises(OSError, match="No space left"):
         Recorder("/dev/full")
     gc.collect()

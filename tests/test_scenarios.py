@@ -54,6 +54,6 @@ def test_every_scenario_has_either_a_test_or_a_reason() -> None:
 
 
 @pytest.mark.parametrize("number", ELSEWHERE)
-def test_tests_elsewhere_exist(number: int) -> None:
+def test_the_tests_named_elsewhere_exist(number: int) -> None:
     path, _, name = ELSEWHERE[number][1].partition("::")
     assert f"def {name}(" in (ROOT / path).read_text()

@@ -30,7 +30,7 @@ UPPER_FLOOR_MUTATIONS = [
         "tests/integration/test_real_rejoin.py::test_a_thread_can_be_resumed_and_used_after_a_review",
     ),
     Mutation(
-        "G21", "requests of other clients go to the client's policy",
+        "G21", "requests for other clients go to the client's policy",
         "_session.asking:resolve", value("is_others", becomes="False"),
         "tests/integration/test_real_shared.py::test_another_client_decides_an_approval_only_with_a_policy_for_that_thread",
     ),
@@ -264,7 +264,7 @@ UPPER_FLOOR_MUTATIONS = [
         needs="ray",
     ),
     Mutation(
-        "G24", "tasks whose outcome a lost worker has sent run again",
+        "G24", "tasks run again although a lost worker has sent their outcome",
         "batch.ray:_Driver._store", call("pop", becomes="share.left.get(outcome.task.id)"),
         "tests/beyond/test_ray.py::test_a_killed_worker_is_replaced_and_only_its_open_tasks_run_again",
         needs="ray",

@@ -27,7 +27,7 @@ def emit(protocol: Protocol, header: str) -> str:
         groups.setdefault(group, []).append(request)
     lines = [
         header,
-        '"""One coroutine for each request of the client, grouped by the first segment of its method."""',
+        '"""One coroutine for each client request, grouped by the first segment of its method."""',
         "",
         "from __future__ import annotations",
         "",

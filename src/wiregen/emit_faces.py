@@ -35,7 +35,7 @@ PACKAGES: Final = ("trio_codex.supervision",)
 """Packages with handle classes that the package does not export."""
 
 BATCH: Final = ("Batch", "TaskContext", "TaskThread")
-"""The classes of batches of which each face has its own version."""
+"""The batch classes that each face defines itself."""
 
 OWN: Final = {"policies": ("Policy", "Inbox", "Pending"), "tools": ("tool", "PlainTool")}
 """Names that each face defines itself, by submodule."""

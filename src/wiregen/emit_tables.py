@@ -70,13 +70,13 @@ def emit_registry(protocol: Protocol, header: str) -> str:
         f"OLDER_ONLY: Final = frozenset({{{', '.join(map(quote, sorted(patches.KEPT)))}}})",
         '"""Names that this release no longer has, kept for older servers."""',
         "",
-        *_table("CLIENT_REQUESTS", "RequestSpec", "Requests of the client.", _specs("RequestSpec", methods["ClientRequest"])),
+        *_table("CLIENT_REQUESTS", "RequestSpec", "Requests from the client.", _specs("RequestSpec", methods["ClientRequest"])),
         *_table(
-            "SERVER_REQUESTS", "ServerRequestSpec", "Requests of the server.",
+            "SERVER_REQUESTS", "ServerRequestSpec", "Requests from the server.",
             _specs("ServerRequestSpec", methods["ServerRequest"]),
         ),
         *_table(
-            "NOTIFICATIONS", "str", "Notifications of the server, with the type of their params.",
+            "NOTIFICATIONS", "str", "Notifications from the server, with the type of their params.",
             {name: _params(method) for name, method in methods["ServerNotification"].items()},
         ),
         f"UNLISTED_NOTIFICATIONS: Final = frozenset({{{unlisted}}})",
@@ -84,7 +84,7 @@ def emit_registry(protocol: Protocol, header: str) -> str:
         "",
         *_table(
             "CLIENT_NOTIFICATIONS", "str | None",
-            "Notifications of the client, with the type of their params; ``None`` if they have no params.",
+            "Notifications from the client, with the type of their params; ``None`` if they have no params.",
             {name: _params(method) for name, method in methods["ClientNotification"].items()},
         ),
         *_table(

@@ -1,6 +1,6 @@
 """Events of one turn, by the transport: a pipe, a WebSocket over a unix socket or loopback, and trio-websocket.
 
-All four cases use the same client. The last one runs it over trio-websocket, adapted to a stream of lines.
+All four cases use the same client. In the last case it runs over trio-websocket, adapted to a stream of lines.
 """
 
 import contextlib

@@ -54,7 +54,7 @@ def floor(setting):
 
 
 def node(setting):
-    """A minimal client in Node that parses every message, ``node.mjs``."""
+    """``node.mjs``, a minimal client in Node that parses every message."""
     turns = [f"{text}:{count}" for text, count in zip(TURNS, (WARM, count_of(setting)), strict=True)]
     done = subprocess.run(
         [

@@ -48,7 +48,7 @@ def trio_unread(setting):
 
 
 def trio_unread_traced(setting):
-    """The same as counted by Python's allocator, at the end and at the peak."""
+    """Like :func:`trio_unread`, but as counted by Python's allocator, at the end and at the peak."""
 
     async def body(codex):
         thread = await codex.thread_start()

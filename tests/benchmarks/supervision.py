@@ -181,7 +181,7 @@ def commits(setting):
 
 
 def commits_under_load(setting):
-    """The same, while another program writes to the disk as fast as it can."""
+    """Like :func:`commits`, while another program writes to the disk as fast as it can."""
     with (
         tempfile.NamedTemporaryFile(dir=setting.directory) as file,
         subprocess.Popen([sys.executable, "-c", FLOOD, file.name], stdout=subprocess.PIPE) as flood,

@@ -90,7 +90,7 @@ def idle(setting):
 
 
 def idle_traced(setting):
-    """The same as counted by Python's allocator, which excludes free memory held by the C library."""
+    """The same growth as counted by Python's allocator, which excludes free memory held by the C library."""
 
     async def body(codex):
         await warmed(codex, [await codex.thread_start() for _ in range(10)])

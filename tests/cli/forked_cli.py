@@ -60,7 +60,7 @@ def report(pidfd, pid, status):
 
 
 def become(request, streams):
-    """Set up the fork as a new process would start."""
+    """Give the fork the state of a process that has just started."""
     os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)

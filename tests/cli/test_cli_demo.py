@@ -13,7 +13,7 @@ from trio_codex.cli._demo import _started
 pytestmark = pytest.mark.real
 
 
-async def test_the_demo_passes_within_ten_seconds_and_leaves_nothing(tmp_path):
+async def test_the_demo_passes_within_ten_seconds_and_leaves_nothing_behind(tmp_path):
     with trio.fail_after(10):
         ended = await run_cli("demo", TMPDIR=tmp_path)
     assert (ended.status, ended.err) == (0, "")

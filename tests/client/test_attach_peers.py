@@ -323,7 +323,7 @@ async def test_an_ssl_context_without_tls_is_a_value_error(url, trusting, monkey
             pytest.fail("it attached without TLS")
 
 
-async def test_an_ssl_context_for_servers_is_reported(server_context):
+async def test_a_server_side_ssl_context_is_reported(server_context):
     error = await refusal_of(serve_codex, "wss", server_context=server_context, ssl_context=server_context)
     assert type(error) is errors.AttachError
     assert "ssl_context" in error.hint

@@ -91,7 +91,7 @@ async def test_a_failed_start_does_not_wait_for_the_stop_grace():
     assert trio.current_time() - start < 5
 
 
-async def test_a_start_that_waits_for_another_on_the_same_home_reports_it(tmp_path):
+async def test_a_start_that_times_out_waiting_for_another_on_the_same_home_says_so(tmp_path):
     hanging = fake("import time; time.sleep(99)", start_timeout=3, codex_home=tmp_path)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

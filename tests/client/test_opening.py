@@ -402,7 +402,7 @@ async def test_a_thread_unsubscribed_during_a_pending_resume_starts_no_turn():
             await thread.run("hi")
 
 
-async def test_on_a_shared_server_requests_of_another_clients_turn_are_left_to_that_client():
+async def test_on_a_shared_server_requests_from_another_clients_turn_are_left_to_that_client():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         server.give("thread/resume", snapshot("turn-a"))
@@ -455,7 +455,7 @@ async def test_on_a_shared_server_the_client_policy_decides_on_requests_without_
             assert (await server.answer_to(4))["accessToken"] == "a-token"
 
 
-async def test_on_a_server_of_its_own_a_client_answers_requests_of_unknown_turns():
+async def test_on_its_own_server_a_client_answers_requests_from_unknown_turns():
     asked = []
     async with scripted(policy=deciding(asked, "client")) as (codex, server):
         codex._session.approvals.is_shared = False

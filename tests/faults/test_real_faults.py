@@ -52,7 +52,7 @@ async def offline(**options):
         pytest.param(signal.SIGHUP, -signal.SIGHUP, id="HUP", marks=pytest.mark.long),
     ],
 )
-async def test_killing_the_real_server_in_a_turn_loses_the_turn_with_the_exit_status(
+async def test_killing_the_real_server_in_a_turn_loses_the_turn_and_reports_the_exit_status(
     number, returncode, cell
 ):
     cell(f"die:{number.name[3:]}", "in a turn")

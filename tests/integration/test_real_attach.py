@@ -247,7 +247,7 @@ async def test_a_new_token_is_signed_for_the_connection_that_ends_the_lost_turns
                             thread = await codex.thread_start()
                             async with thread.turn("hi") as turn:
                                 await model.wait_for_requests(1)
-                                # A token expires after a minute, but does not end a connection that it opened.
+                                # A token expires after a minute, but a connection that was opened with it stays open.
                                 await break_off(codex)
                                 await turn.wait()
                     assert len(tokens) == 2

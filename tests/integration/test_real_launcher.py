@@ -1,4 +1,4 @@
-"""A server started elsewhere through a launcher such as ``ssh``. It ends at the end of its input."""
+"""A server started elsewhere through a launcher such as ``ssh``, which ends when its input ends."""
 
 import os
 import signal

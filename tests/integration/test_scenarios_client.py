@@ -98,7 +98,7 @@ async def test_events_and_usage_of_an_agent_count_for_its_parent_turn():
 
 
 @real
-async def test_exceeding_its_budget_ends_a_turn_on_the_server():
+async def test_a_turn_that_exceeds_its_budget_ends_on_the_server():
     async with offline() as (codex, model, _):
         for _ in range(2):
             model.respond(ToolCall("exec_command", {"cmd": "true", "login": False}), Usage(40, 2))
@@ -115,7 +115,7 @@ async def test_exceeding_its_budget_ends_a_turn_on_the_server():
 
 
 @real
-async def test_exceeding_its_time_limit_ends_a_turn_on_the_server():
+async def test_a_turn_that_exceeds_its_time_limit_ends_on_the_server():
     async with offline() as (codex, model, _):
         model.default = Response(Hang())
         thread = await codex.thread_start(budget=Budget(seconds=0.3))

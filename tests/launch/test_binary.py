@@ -34,7 +34,7 @@ def no_package(monkeypatch):
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """A fake package of the binary, without its binary."""
+    """A fake package for the binary that does not contain the binary."""
     directory = tmp_path / "codex_cli_bin"
     directory.mkdir()
     spec = ModuleSpec("codex_cli_bin", None, origin=str(directory / "__init__.py"))

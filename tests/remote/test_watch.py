@@ -134,7 +134,7 @@ async def test_a_watch_that_starts_too_late_raises_and_is_stopped(autojump_clock
         await stopped.answer({})
 
 
-async def test_a_server_that_does_not_stop_a_watch_blocks_nothing(caplog):
+async def test_a_server_that_ignores_the_end_of_a_watch_does_not_block_the_client(caplog):
     config = CodexConfig(request_timeout=0.05)
     async with scripted(config, strict=False) as (codex, server):
         server.take_over("fs/unwatch")

@@ -33,7 +33,7 @@ def left_of(cookie):
 
 
 def run_probe(name):
-    """Run one probe, kill what it leaves, and return its result."""
+    """Run one probe, kill what it leaves behind, and return its result."""
     cookie = f"trio-codex-rival-{os.getpid()}-{name}"
     probe = subprocess.Popen(
         [sys.executable, str(HERE / "probes.py"), name],

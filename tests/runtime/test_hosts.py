@@ -244,7 +244,7 @@ PROC_OF_ANOTHER_NAMESPACE = "import os; os.readlink = lambda path: '1'\n"
     "lack", [NO_PIDFD, NO_PROC, PROC_OF_ANOTHER_NAMESPACE], ids=["pidfd", "proc", "ours"]
 )
 @pytest.mark.parametrize("behavior", ["stubborn_daemon", "stubborn_parent", "stubborn_child"])
-async def test_the_guard_ends_everything_on_a_system_without(python_without, monkeypatch, lack, behavior):
+async def test_the_guard_ends_everything_without_pidfd_or_proc(python_without, monkeypatch, lack, behavior):
     if lack is NO_PIDFD:
         monkeypatch.delattr(os, "pidfd_open")
         monkeypatch.delattr(os, "memfd_create")
@@ -255,7 +255,7 @@ async def test_the_guard_ends_everything_on_a_system_without(python_without, mon
 
 
 @pytest.mark.parametrize("lack", [NO_PIDFD, NO_PROC], ids=["pidfd", "proc"])
-async def test_nothing_survives_a_killed_guard_on_a_system_without(python_without, lack):
+async def test_nothing_survives_a_killed_guard_without_pidfd_or_proc(python_without, lack):
     async with running(*fake("stubborn_daemon"), guard_python=python_without(lack)) as server:
         os.kill(server.guard, signal.SIGKILL)
         assert await server.process.wait() == -signal.SIGKILL

@@ -189,7 +189,7 @@ async def test_a_failing_service_cancels_the_body_and_raises_an_internal_error(a
     assert_transparent(caught.value)
 
 
-async def test_a_body_that_also_fails_when_cancelled_for_a_service_raises_without_cancelled():
+async def test_a_body_that_fails_when_a_service_cancels_it_raises_no_cancelled():
     async def fail_in_cleanup():
         try:
             await trio.sleep_forever()

@@ -123,7 +123,7 @@ SCENARIOS = [steps, two_threads, iterated, another_key_in_between, cancelled, le
 async def test_the_model_receives_a_prompt_once_wherever_the_server_dies(scenario, autojump_clock):
     swept = await sweep_kills(scenario)
     assert swept.steps > 20
-    assert swept.killed["write the message of the user"] >= 1
+    assert swept.killed["write the user's message"] >= 1
 
 
 async def keep_the_tail(thread, anchor):
@@ -142,7 +142,7 @@ async def test_unless_the_tail_is_removed_the_model_receives_a_prompt_twice(
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", nothing_is_hidden)
-    with pytest.raises(AssertionError, match="write the message of the user"):
+    with pytest.raises(AssertionError, match="write the user's message"):
         await sweep_kills(scenario)
 
 
@@ -158,7 +158,7 @@ async def test_without_the_anchor_the_model_receives_a_prompt_twice_if_another_k
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
     monkeypatch.setattr(_rule.OpenThread, "_check_nothing_hidden", take_back_now)
     await sweep_kills(steps)
-    with pytest.raises(AssertionError, match="write the message of the user"):
+    with pytest.raises(AssertionError, match="write the user's message"):
         await sweep_kills(another_key_in_between)
 
 

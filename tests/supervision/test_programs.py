@@ -21,7 +21,7 @@ KEYS = st.sampled_from(TEXTS)
 STEPS = st.sampled_from(
     [
         "thread/start", "thread/resume", "turn/start", "turn/interrupt", "send an answer", "send turn/started",
-        "write the start of the turn", "write the message for the model", "write the message of the user",
+        "write the start of the turn", "write the message for the model", "write the user's message",
         "call the model", "write the answer", "write the end of the turn", "write the revert",
     ]
 )  # fmt: skip
@@ -61,7 +61,7 @@ class Programs(RuleBasedStateMachine):
         self.answers = {}
 
     def teardown(self):
-        # Whatever has happened, each prompt can be completed, and reached the model at most once.
+        # Whatever has happened, each prompt can be completed, and has reached the model at most once.
         with self.directory:
             while self.answers.keys() < {*TEXTS}:
                 self.run(self.prompts(*TEXTS))

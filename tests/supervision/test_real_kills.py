@@ -186,7 +186,7 @@ async def test_a_rollout_without_its_last_lines_yields_a_correct_answer_or_an_er
         lines = rollout.read_text().splitlines(keepends=True)
         starts = [number for number, line in enumerate(lines) if "task_started" in line]
         rollout.write_text("".join(lines[: starts[-1] if cut == "the whole turn" else -cut]))
-        # Without this, the index, which is ahead of the file, would still have the turn.
+        # Otherwise the index, which is ahead of the file, would still contain the turn.
         for index in on.home.codex_home.rglob("*.sqlite*"):
             index.unlink()
         count = len(on.model.requests)

@@ -48,7 +48,7 @@ class AppServer:
         await self.stdin.send_all(json.dumps(message).encode() + b"\n")
 
     async def find(self, matches: Callable[[dict[str, Any]], bool], start: int = 0) -> dict[str, Any]:
-        """Wait for a message that matches. Return the first one at or after position `start` of the log."""
+        """Wait for a message that matches, at or after position `start` of the log, and return it."""
         for message in self.log[start:]:
             if matches(message):
                 return message  # noqa: ASYNC910  # no checkpoint if the message is in the log

@@ -240,7 +240,7 @@ async def test_a_flood_on_stderr_has_the_given_content(kind, shown):
 
 
 @pytest.mark.long
-async def test_cancelling_fake_process_at_any_checkpoint_leaves_nothing():
+async def test_cancelling_fake_process_at_any_checkpoint_leaves_nothing_behind():
     async def scenario(cancellation):
         async with assert_nothing_left():
             with cancellation:

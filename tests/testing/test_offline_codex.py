@@ -15,7 +15,7 @@ async def bounded():
         yield
 
 
-async def test_offline_codex_yields_client_model_and_home_and_leaves_nothing():
+async def test_offline_codex_yields_client_model_and_home_and_leaves_nothing_behind():
     async with offline_codex() as (codex, model, home):
         model.say("hello")
         thread = await codex.thread_start()

@@ -304,7 +304,7 @@ def test_a_string_that_is_not_a_json_number_or_boolean_is_reported_to_the_agent(
         return
     assert text == text.strip()
     assert value.__class__ is type_
-    # A float is the one nearest to the decimal number, as everywhere in JSON.
+    # A decimal number becomes the nearest float, as everywhere in JSON.
     assert type_(json.loads(text)) == value
     assert type_ is float or isinstance(json.loads(text), type_)
 

@@ -364,7 +364,7 @@ async def test_a_rejoin_stops_waiting_once_the_client_is_closed(autojump_clock):
             await settle()
 
 
-async def test_an_agent_spawned_late_in_another_clients_interrupted_turn_is_not_ended():
+async def test_an_agent_that_another_clients_interrupted_turn_spawns_late_is_not_ended():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_resume("thread-1")
         await server.start_turn()
@@ -446,7 +446,7 @@ async def test_a_review_is_interrupted_by_one_id_and_stored_under_the_id_of_its_
         await server.end_turn("outer", status="interrupted")
 
 
-async def test_a_review_that_an_older_server_lists_without_its_root_ends_with_its_events():
+async def test_a_review_listed_without_its_root_ends_when_its_turn_events_do():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server, message("one", "item-1"))
         server.give("thread/turns/list", page(record(items=[message("one two", "item-1")])))

@@ -1,4 +1,4 @@
-"""A turn ends once, with the first end, whatever the server sends in whatever order."""
+"""A turn ends only once, as first reported, whatever the server sends and in whatever order."""
 
 import json
 
@@ -58,7 +58,7 @@ class Turn:
     Attributes:
         state: The turn.
         own: Whether a scope of this client started it.
-        only_announced: Whether only its announcement contains its id, as for a compaction.
+        only_announced: Whether the turn's id is only in its announcement, as for a compaction.
         id: The id in the response.
         active: The id in its announcement.
         root: The other id in its announcement, as for a review.

@@ -63,7 +63,7 @@ def test_the_first_report_counts_only_its_last_request():
     assert (used.input_tokens, used.output_tokens, used.total_tokens) == (10, 5, 15)
 
 
-def test_later_reports_count_the_growth_of_the_totals():
+def test_a_later_report_counts_by_how_much_the_totals_grew():
     counters = UsageCounters()
     counters.take("t", report(breakdown(10, 5), breakdown(10, 5)))
     # Two requests were made since, so counting only the last one would be wrong.

@@ -32,7 +32,7 @@ TIME_LIMIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
 
 
 class _ShellItem(EventSink):
-    """Watches the events of a thread for the item of one command.
+    """Watches a thread's events for one command's item.
 
     Attributes:
         turn_id: The id of the turn that the item belongs to.

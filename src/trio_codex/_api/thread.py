@@ -178,8 +178,8 @@ class Thread(StoredThread):
                 combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
                 value.
             leave_running: Leave the turn running when the scope exits early, for :meth:`rejoin`. Callbacks in progress
-                are cancelled without an answer. Later requests of the turn wait for a client that rejoins it, unless the
-                thread has a policy of its own. On a server that this client started, the turn lasts
+                are cancelled without an answer. Later requests from the turn wait for a client that rejoins it,
+                unless the thread has a policy of its own. On a server that this client started, the turn lasts
                 until the client closes. A turn that exceeds a limit ends nevertheless.
             **options: See :class:`TurnOptions`.
 

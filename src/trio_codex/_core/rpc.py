@@ -65,7 +65,7 @@ class ServerRequest(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, Generic[T], frozen=True):
-    """The response to a client request: a result as raw JSON, or an error to raise. ``token`` is that of the request."""
+    """The response to a client request: a result as raw JSON, or an error to raise. ``token`` is the request's."""
 
     token: T
     method: str
@@ -412,7 +412,7 @@ _RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
 
 
 def rpc_error(code: int, message: str, data: object = None, method: str | None = None) -> errors.RpcError:
-    """Return the exception for an error response of the server.
+    """Return the exception for an error response from the server.
 
     The class depends on the code and, for some codes, on the message. ``data`` is ignored, because the server's overload
     error has none (PROTOCOL Q14). For an unknown method, the

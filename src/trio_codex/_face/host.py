@@ -36,7 +36,7 @@ class OpenScope(Around):
     Attributes:
         exited: Done when the scope has ended, with its error.
         was_cut_off: Whether a scope around it was cancelled.
-        on_ended_early: Called in the Trio thread if it ends before its caller has exited it.
+        on_ended_early: Called in the Trio thread if the scope ends before its caller has exited it.
     """
 
     exited: Operation

@@ -1,6 +1,6 @@
 """One pending request, and the reason why a connection closed. Both outlive the tasks that wait for them.
 
-A call uses its sender only when it is taken back or given up. It is independent of streams.
+A call uses its sender only when the call is taken back or given up. It is independent of streams.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Call(msgspec.Struct, eq=False):
         queued_line: The encoded line.
         has_place: Whether it occupies a place in the request window.
         answered: Whether the outcome is known.
-        refusal: The last overload error of the server; the server did not accept the request.
+        refusal: The last overload error from the server; the server did not accept the request.
         refusals: The number of overload errors.
         refused_at: Trio time of the first overload error.
         unwanted: Whether the caller tried to take it back. If the server rejects it, it is not retried.

@@ -46,7 +46,7 @@ WRONG_SERVER_HINT: Final = "Check that this is the address of a codex app-server
 
 _REFUSAL_HINTS: Final = {
     401: "Pass auth=BearerToken(…) or auth=SignedBearer(…), as the server was started with --ws-auth.",
-    403: "The server refuses connections of browsers and proxies that send an Origin.",
+    403: "The server refuses connections from browsers and proxies that send an Origin.",
 }
 
 

@@ -101,7 +101,7 @@ class WriteQueue:
         return True
 
     def put_control(self, data: bytes) -> None:
-        """Send a frame of the transport itself before the next line. It replaces one that has not been sent yet."""
+        """Send a frame of the transport itself before the next line. It replaces an earlier frame that is still unsent."""
         if not self._closed:
             self._control = data
             self._wake()

@@ -190,8 +190,8 @@ class GroupProcess(ServerProcess):
         try:
             psutil: Any = importlib.import_module("psutil")
         except ImportError:
-            return  # only the group is known
-        with contextlib.suppress(psutil.Error):  # gone, a zombie, or not accessible
+            return  # no other process is known
+        with contextlib.suppress(psutil.Error):  # it is gone, a zombie, or not accessible
             below = psutil.Process(self._process.pid).children(recursive=True)
             self._tree += [process.kill for process in below]
 

@@ -73,7 +73,8 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
     if is_others and thread_id is not None:
-        # The client's policy decides only on requests of its own turns and on those without a thread, such as a token refresh.
+        # The client's policy decides only on requests from its own turns and on those without a thread, such as a
+        # token refresh.
         deciders = [each for each in deciders if each[0] is not DecidedBy.client]
     if not deciders:
         # A thread has the tools of the client that started it, but the server sends the calls to all subscribers.
@@ -91,7 +92,7 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
 def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
     """Return whether a request belongs to a turn of another client, which this client neither started nor rejoined."""
     if state is None or state.turn is None:
-        # Leave it only if another client is known to receive it, or it would never be answered.
+        # Leave the request only if another client is known to receive it: otherwise nobody would answer it.
         return approvals.has_peers and owner_of(state) is None
     return (approvals.is_shared or is_left_running(state)) and owner_of(state) is None
 

@@ -96,7 +96,7 @@ def _size_of(value: object) -> int:
     """Return the approximate size of a value as JSON; stop counting beyond the total limit."""
     size = 0
     values = [value]
-    # A policy may return a value that contains itself. That raises later, when it is encoded.
+    # A policy may return a value that contains itself. Encoding that value raises later.
     while values and size <= DECISIONS_BYTES:
         value = values.pop()
         size += len(value) if isinstance(value, str) else 8

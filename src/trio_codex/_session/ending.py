@@ -96,7 +96,7 @@ class TurnEnder:
             await turn.ended.wait()
 
     def release(self, turn: TurnState) -> list[CallbackGroup]:
-        """Cancel the callbacks of a turn and let it go on without its scope; return the callbacks."""
+        """Cancel the callbacks of a turn and let it continue without its scope; return the callbacks."""
         groups = callbacks_of(self._threads, turn)
         for one in (turn, *working_turns(self._threads, turn)):
             one.park_requests()

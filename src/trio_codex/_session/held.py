@@ -94,7 +94,7 @@ class Openings:
         if thread_id not in self._named:
             if not self._unnamed or self._threads.find(thread_id) is not None:
                 return None
-            # A thread of an agent is not being opened, and holding its messages would delay the turn that spawned it.
+            # An agent's thread is not being opened, and holding its messages would delay the turn that spawned it.
             root_id = None if where is None else where.root_turn_id
             if (
                 where is not None

@@ -25,7 +25,7 @@ def owner_of(thread: ThreadState | None) -> TurnState | None:
 
 
 def is_left_running(thread: ThreadState) -> bool:
-    """Return whether the turn that a thread works for, its own or one that spawned it, goes on without its scope."""
+    """Return whether a thread works for a turn, its own or one that spawned it, that continues without its scope."""
     turns, parent = [thread.turn], thread.parent
     while parent is not None and parent not in turns:
         turns.append(parent)

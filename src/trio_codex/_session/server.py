@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trio_codex._values.paths import PathBase
 
 METHOD_REJECTED: Final = -32600
-"""The code with which the server itself rejects a method that it does not have."""
+"""The code with which the server itself rejects a method that it lacks."""
 
 _parse: Final = msgspec.json.Decoder().decode
 

@@ -62,7 +62,7 @@ class TurnState:
     Attributes:
         thread: The thread it belongs to.
         is_ours: Whether this client started it.
-        outlives_scope: Whether it goes on when its scope exits, and when the client closes.
+        outlives_scope: Whether it continues when its scope exits, and when the client closes.
         is_partial: Whether it was running before this client received its events, and its items are incomplete.
         lists_no_root: Whether it is known only from a list without root ids, so that its events may have another id.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
@@ -140,7 +140,7 @@ class TurnState:
 
     @property
     def ends_with_scope(self) -> bool:
-        """Whether it belongs to a scope of this client that ends it, as does closing the client."""
+        """Whether leaving its scope, or closing the client, ends it."""
         return self.owned and not self.outlives_scope
 
     @property
@@ -164,7 +164,7 @@ class TurnState:
         self.policy, self.meter, self.budget_tracker = owner.policy, owner.meter, owner.budget_tracker
 
     def release(self) -> None:
-        """Let it go on without its scope."""
+        """Let it continue without its scope."""
         if self.budget_tracker is not None:
             self.budget_tracker.close()
         self.opener = self.callbacks = self.policy = self.budget_tracker = None

@@ -117,7 +117,7 @@ class TurnMachine:
             self.id = turn_id
 
     def bind(self, turn_id: str | None) -> None:
-        """Record the id in the response to the request that started it, or else the announced one."""
+        """Record the id from the response to ``turn/start``, or else the id that was announced."""
         self.id = turn_id or self.active_id
         self.active_id = self.active_id or self.id
         if self.phase is Phase.starting:

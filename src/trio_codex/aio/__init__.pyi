@@ -5640,7 +5640,7 @@ def open_supervisor(
         restart: How often to restart, and after which delays.
         probe: How to detect a stuck server; ``None`` to disable detection.
         journal: The path of an SQLite database, on a local disk, that is created if it does not exist. By default the
-            journal is in memory, and threads survive only deaths of the server.
+            journal is in memory, and threads survive only server deaths.
 
     Raises:
         StartError: The first start failed.

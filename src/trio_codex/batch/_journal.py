@@ -67,7 +67,7 @@ class Progress:
         state: The state of that attempt: ``"open"`` once its workspace is created, ``"over"`` once it will not continue, and
             ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a transient reason.
-        deaths: How many deaths of the server interrupted a turn of the task.
+        deaths: How many server deaths interrupted a turn of the task.
         seconds: Seconds during which attempts have run.
         usage: Tokens used by attempts before the latest one.
         current: Tokens used by the latest attempt. The journal of the supervisor counts them, too.

@@ -57,7 +57,7 @@ class Retry:
         attempts: How many attempts of a task may fail for such a reason, including the first one.
         first: The maximum of the first delay, in seconds.
         maximum: The value at which the maximum stops doubling, in seconds.
-        deaths: After this many deaths of the server during a turn of the task, the task runs alone. If the server
+        deaths: After this many server deaths during a turn of the task, the task runs alone. If the server
             dies once more, the task's outcome is ``quarantined``. Such attempts do not count as failed.
 
     Raises:

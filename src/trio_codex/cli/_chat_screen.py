@@ -86,7 +86,7 @@ class ChatScreen(Screen):
             self._console.print(Group(Text(), *rows_of(self._console, self._console.options, text)))
 
     def say(self, line: str) -> None:
-        """Write a line that was entered to the scrollback."""
+        """Write an entered line to the scrollback."""
         self._console.print()
         self.note(Text(printable(line), "bold"), mark=self._prompt)
 

@@ -128,8 +128,8 @@ def thread_options(command: F) -> F:
             "--cwd",
             metavar="DIRECTORY",
             callback=_check_directory,
-            help="The working directory of the agent. Default: the current one, or that of the server if it is"
-            " attached to by ws:// or wss://.",
+            help="The agent's working directory. Default: the current directory, or the server's directory with"
+            " --attach ws://… or wss://….",
         ),
         click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured."),
     ):
@@ -146,7 +146,7 @@ def source_of(options: dict[str, Any]) -> AnySource:
         ):  # fmt: skip
             if value is not None:
                 raise click.UsageError(
-                    f"--offline has a temporary home of its own; it cannot be combined with {name}"
+                    f"--offline uses its own temporary home; it cannot be combined with {name}"
                 )
     if url is None:
         if token_file is not None:

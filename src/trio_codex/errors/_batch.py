@@ -28,7 +28,7 @@ class BatchConflict(BatchError):
 
     def __str__(self) -> str:
         lines = "".join(f"\n- {line}" for line in self.differences)
-        return f"{self.path} has another batch; choose another directory, undo these changes, or allow them:{lines}"
+        return f"{self.path} contains another batch; choose another directory, undo these changes, or allow them:{lines}"
 
 
 @error_class

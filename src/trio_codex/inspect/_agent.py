@@ -47,7 +47,7 @@ def codex_agent(
 
     The messages of the sample are the input: system messages become developer instructions, the last user messages
     the prompt, and earlier messages the history. The agent's messages and tool calls are appended as they happen.
-    Each response of the model is logged as a model event with its usage, under the name ``codex/MODEL``.
+    Each response from the model is logged as a model event with its usage, under the name ``codex/MODEL``.
 
     Inspect's limits apply: time limits as Trio cancel scopes, token and message limits as usage is reported. If a
     limit is exceeded, the turn is interrupted on the server, and its output so far is scored.

@@ -124,7 +124,7 @@ def _items(message: ChatMessage) -> list[Any]:
 class Conversation:
     """Appends the content of a turn to the messages of a sample.
 
-    The server reports usage at the end of each response of the model. The text and calls since the previous response
+    The server reports usage at the end of each response from the model. The text and calls since the previous response
     are one message. The result of a call follows the message with the call.
 
     Args:
@@ -144,7 +144,7 @@ class Conversation:
         """Process an event of the turn, with the turn's usage so far.
 
         Raises:
-            LimitExceededError: A limit of Inspect is exceeded.
+            LimitExceededError: An Inspect limit is exceeded.
         """
         await trio.lowlevel.checkpoint()
         if event.method == "thread/tokenUsage/updated":
@@ -158,7 +158,7 @@ class Conversation:
         """Record the rest, and set the output.
 
         Raises:
-            LimitExceededError: A limit of Inspect is exceeded.
+            LimitExceededError: An Inspect limit is exceeded.
         """
         await self._flush(usage)
         self._append_results()
@@ -190,7 +190,7 @@ class Conversation:
                     self._append_results()
 
     async def _flush(self, usage: TokenUsage | None) -> None:
-        """Record a response of the model, if there was one."""
+        """Record a response from the model, if there was one."""
         await trio.lowlevel.checkpoint()
         messages, message = self._state.messages, self._message()
         if message is not None:

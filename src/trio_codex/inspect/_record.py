@@ -84,7 +84,7 @@ class Record:
             usage: The usage of the turn so far.
 
         Raises:
-            LimitExceededError: It exceeds a limit of Inspect.
+            LimitExceededError: It exceeds an Inspect limit.
         """
         api = self._model.api
         assert isinstance(api, RecordedModel)

@@ -189,7 +189,7 @@ def decision_name(record: DecisionRecord) -> str:
 class Instrument:
     """Base class of instruments, whose hooks do nothing by default.
 
-    Hooks are synchronous and run immediately, in the task where the thing happens. For most hooks that is the reader
+    Hooks are synchronous and run immediately, in the task that they report on. For most hooks that is the reader
     task, so a slow hook delays the whole connection. An instrument that raises is removed and one error is logged; the
     client is not affected. One instrument may be passed to several clients: connection numbers are unique within a
     process.

@@ -219,7 +219,7 @@ class Generations:
         return None if self._budget is None else self.journal.spent().rest_of(self._budget, "client")
 
     def healthy(self, name: str) -> None:
-        """Record that a turn of a thread ended without a death of the server."""
+        """Record that a thread's turn ended and the server did not die."""
         if self.strikes.pop(name, 0):
             self.journal.died(name, 0)
 
@@ -235,7 +235,7 @@ class Generations:
     # -- the task of the supervisor ----------------------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Keep a generation alive until this is cancelled.
+        """Keep a generation alive until cancelled.
 
         Raises:
             StartError: The first start failed.
@@ -390,7 +390,7 @@ async def _watch(codex: Codex, probe: Probe) -> None:
     except (errors.ConnectionBroken, errors.ConnectionClosed):
         return  # it died on its own, and wait_closed() returns the cause
     seconds = probe.every + probe.failures * probe.timeout
-    codex.give_up(f"the server has given no sign of life for {seconds:g} s")
+    codex.give_up(f"the server has not responded for {seconds:g} s")
 
 
 def _is_incurable(cause: Exception) -> bool:

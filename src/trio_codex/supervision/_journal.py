@@ -49,7 +49,7 @@ class ThreadRow:
         accepted: Whether one of its turns is known to have reached the history.
         server: The stamp of the server process that had it last; ``None`` if it is not known.
         anchor: The newest turn before the latest prompt was sent; ``None`` if there was none.
-        deaths: The number of consecutive deaths of the server at which it had an open turn.
+        deaths: The number of consecutive server deaths at which it had an open turn.
         tokens: Tokens used by its turns.
         turns: The number of turns started.
         seconds: Seconds during which a turn was open.

@@ -50,7 +50,7 @@ class Restart:
         max_restarts: The maximum number of restarts in any ``period``.
         period: The length of the period in seconds.
         backoff: The delays.
-        strikes: The number of consecutive deaths of the server, each within ``period`` of its start, at which the
+        strikes: The number of consecutive server deaths, each within ``period`` of its start, at which the
             same thread had an open turn. After that the thread runs alone; if the server dies once more, the thread
             is quarantined.
         reconnect_for: For an attachment, seconds after which the supervisor gives up an unreachable server. The

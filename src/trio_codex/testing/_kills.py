@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Kills:
-    """Kills a server at certain steps. A sweep passes one to its scenario, which opens its supervisors with it.
+    """Kills a server at certain steps. A sweep passes an instance to its scenario, which opens its supervisors with that.
 
     Attributes:
         numbers: The steps at which the server dies, counted over all generations, starting at 1.
@@ -136,7 +136,7 @@ class _OwnedChannel(LineChannel):
 
 @attrs.frozen
 class KillSweep:
-    """The coverage of a sweep.
+    """The coverage of a sweep of kills.
 
     Attributes:
         steps: The number of steps at which the server was killed.

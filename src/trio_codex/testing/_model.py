@@ -320,7 +320,7 @@ class _Player:
     _is_cut: bool = attrs.field(default=False, init=False)
 
     async def play(self, frame: Frame) -> None:  # noqa: ASYNC910  # nothing to wait for at a cut
-        """Send the frame, or pause for it. A checkpoint if sending is one."""
+        """Send the frame, or pause for it. It is a checkpoint if sending a frame is."""
         if isinstance(frame, bytes):
             await self._start(200, "text/event-stream", {})
             await self._write(frame)

@@ -208,7 +208,7 @@ class StoredServer:
             await self._notify("turn/started", thread_id, turn={**turn.json(), "status": "inProgress"})
             self._step("write the message for the model")
             turn.context = text
-            self._step("write the message of the user")
+            self._step("write the user's message")
             content: list[dict[str, Any]] = [{"type": "text", "text": text, "text_elements": []}]
             await self._item(
                 thread_id,

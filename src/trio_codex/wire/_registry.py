@@ -423,7 +423,7 @@ CLIENT_REQUESTS: Final[Mapping[str, RequestSpec]] = {
         control=True,
     ),
 }
-"""Requests of the client."""
+"""Requests from the client."""
 
 SERVER_REQUESTS: Final[Mapping[str, ServerRequestSpec]] = {
     "item/commandExecution/requestApproval": ServerRequestSpec(
@@ -452,7 +452,7 @@ SERVER_REQUESTS: Final[Mapping[str, ServerRequestSpec]] = {
         "CurrentTimeReadParams", "CurrentTimeReadResponse", experimental=True
     ),
 }
-"""Requests of the server."""
+"""Requests from the server."""
 
 NOTIFICATIONS: Final[Mapping[str, str]] = {
     "error": "ErrorNotification",
@@ -545,7 +545,7 @@ NOTIFICATIONS: Final[Mapping[str, str]] = {
     "rawResponse/completed": "RawResponseCompletedNotification",
     "rawResponseItem/completed": "RawResponseItemCompletedNotification",
 }
-"""Notifications of the server, with the type of their params."""
+"""Notifications from the server, with the type of their params."""
 
 UNLISTED_NOTIFICATIONS: Final = frozenset({"rawResponse/completed", "rawResponseItem/completed"})
 """Notifications that the schema has types for, but does not list."""
@@ -553,7 +553,7 @@ UNLISTED_NOTIFICATIONS: Final = frozenset({"rawResponse/completed", "rawResponse
 CLIENT_NOTIFICATIONS: Final[Mapping[str, str | None]] = {
     "initialized": None,
 }
-"""Notifications of the client, with the type of their params; ``None`` if they have no params."""
+"""Notifications from the client, with the type of their params; ``None`` if they have no params."""
 
 TEXT_DELTAS: Final[Mapping[str, TextDelta]] = {
     "item/agentMessage/delta": TextDelta("delta", ("threadId", "turnId", "itemId")),
