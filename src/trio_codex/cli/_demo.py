@@ -267,6 +267,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         streaming = model.requests[before + 1]
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")
+        await _gone(pid)
         stage.check(not _runs(pid), f"its command (pid {pid}) is gone")
         stage.check(
             left < GRACE_SECONDS, "all this happened before the scope exited; time since the deadline", left
@@ -294,6 +295,14 @@ async def _started(pid_file: Path) -> int:
         await trio.sleep(PID_POLL_SECONDS)
     await trio.lowlevel.checkpoint()
     return pid
+
+
+async def _gone(pid: int) -> None:
+    """Wait until a process that the server has killed is gone, which takes the system a moment if it is busy."""
+    with trio.move_on_after(DROP_SECONDS):
+        await trio.lowlevel.checkpoint()
+        while _runs(pid):  # noqa: ASYNC110  # the process is not a child of this one
+            await trio.sleep(PID_POLL_SECONDS)
 
 
 def _pid_in(path: Path) -> int:
