@@ -105,7 +105,8 @@ class Database:
             db.close()
             if os.path.exists(f"{self._file}-wal"):
                 raise
-            # SQLite creates a log to read, unless it knows that nobody writes. Here, this program may not, and nobody does.
+            # To read, SQLite creates a log unless it is told that nobody writes. This program may not write, and no
+            # other does.
             return sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None)
         except BaseException:
             db.close()

@@ -1,4 +1,4 @@
-"""``trio_codex._api.generated``: one typed coroutine for each request of the client."""
+"""``trio_codex._api.generated``: one typed coroutine for each client request."""
 
 from __future__ import annotations
 

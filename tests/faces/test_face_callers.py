@@ -142,7 +142,7 @@ def test_a_scope_can_exit_while_a_suspended_generator_is_inside_it():
 
 
 def test_a_generator_that_is_collected_in_the_clients_thread_leaves_its_scope():
-    """One that is part of a cycle is collected in whichever thread allocates something."""
+    """A generator that is part of a cycle is collected in whichever thread allocates something."""
     ended = threading.Event()
 
     @asynccontextmanager

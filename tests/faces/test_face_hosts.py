@@ -396,7 +396,7 @@ def test_the_trio_thread_cannot_close_a_client():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_an_exception_of_the_body_propagates_unchanged_in_a_forked_process():
+def test_an_exception_from_the_body_propagates_unchanged_in_a_forked_process():
     child = None
     try:
         with (scope := open_bare(BLOCKING)), BLOCKING.module._face.BlockingScope(bare, scope.host):

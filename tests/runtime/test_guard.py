@@ -221,7 +221,7 @@ async def test_when_client_and_guard_are_killed_the_server_ends():
         await gone(*pids)
 
 
-async def test_when_the_client_dies_while_the_guard_starts_nothing_is_started(tmp_path):
+async def test_nothing_is_started_if_the_client_dies_while_the_guard_starts(tmp_path):
     code = (
         "import os, trio\n"
         "from trio_codex._process.spawn import spawn_server\n"

@@ -1,4 +1,4 @@
-"""Relative paths keep their meaning in every generation, also after the program has changed its directory."""
+"""Relative paths keep their meaning in every generation, even after the program has changed its directory."""
 
 import os
 import socket

@@ -249,7 +249,7 @@ class Scope:
         if host is None or held is None or self._has_exited:
             return False
         if exc is not None and host.was_forked:
-            return False  # the scope is that of the parent
+            return False  # the scope belongs to the parent
         if exc is not None and host.is_current:
             # The garbage collector ends a generator here. Nothing can wait, but what it had started must end.
             self._leave_soon(host, held)

@@ -8,7 +8,7 @@ The rule is an allowlist, so that anything unforeseen is redacted. It keeps:
 * a few names that identify what ran: models, tools and versions.
 
 Every other string is replaced by the same number of ``x``, keeping line breaks. Deltas therefore still add up to their
-text, and sizes stay the same. Field names that the protocol does not have become ``key-1``, ``key-2``, ….
+text, and sizes stay the same. Field names that the protocol does not define become ``key-1``, ``key-2``, ….
 
 Redaction is deterministic, so that a replay can compare what a client sends with what was recorded.
 """

@@ -346,7 +346,7 @@ class Generations:
 
 
 def with_absolute_socket(attachment: Attachment) -> Attachment:
-    """Return where to attach, also from another working directory."""
+    """Return where to attach, even from another working directory."""
     path = attachment.url.removeprefix("unix://")
     if path in ("", attachment.url):
         return attachment
@@ -357,7 +357,7 @@ def with_absolute_socket(attachment: Attachment) -> Attachment:
 
 
 def with_absolute_paths(config: CodexConfig) -> CodexConfig:
-    """Return a configuration with which a later start does the same, also in another working directory."""
+    """Return a configuration with which a later start does the same, even in another working directory."""
     try:
         # A name without a directory is searched on PATH.
         programs = {

@@ -55,7 +55,7 @@ async def fake_codex(
 
     Raises:
         AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
-            that the protocol does not have.
+            that the protocol does not define.
     """
     if process:
         async with (
@@ -113,7 +113,7 @@ async def fake_process(
 
     Raises:
         AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
-            that the protocol does not have.
+            that the protocol does not define.
         OSError: The socket to the process cannot be created, for example because the path of the temporary directory
             is too long.
     """
@@ -157,7 +157,7 @@ async def fake_websocket(
 
     Raises:
         AssertionError: The body did not raise, but the script was not used up. In a group: the client sent something
-            that the protocol does not have.
+            that the protocol does not define.
         ModuleNotFoundError: The ``ws`` extra is not installed. In a group.
     """
     websocket = WebSocketStream()
