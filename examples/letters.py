@@ -1,4 +1,4 @@
-"""An agent that runs for weeks: it answers each letter in a directory once, whatever dies meanwhile.
+"""An agent that runs for weeks: it answers each letter in a directory once, no matter what dies in the meantime.
 
 ``agent`` is the whole program. As a service it is started with
 

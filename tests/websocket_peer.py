@@ -1,4 +1,4 @@
-"""A WebSocket server whose connections a test controls from the handshake on, and fragmented messages."""
+"""A WebSocket server whose connections a test controls from the handshake on, and a function that fragments messages."""
 
 from contextlib import asynccontextmanager
 

@@ -176,7 +176,7 @@ def test_an_unreadable_answer_fails_its_request_with_a_documented_error(line):
     assert state.pending == 1
 
 
-def test_an_unreadable_line_that_answers_nothing_is_junk_with_its_head():
+def test_an_unreadable_line_that_is_not_a_response_is_junk_and_its_head_is_kept():
     state = waiting()
     line = b"Thread 'main' panicked " + b"x" * OVERSIZE_HEAD_BYTES
     junk = receive(state, line)

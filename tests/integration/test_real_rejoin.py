@@ -479,7 +479,7 @@ async def test_rejoining_with_end_true_pauses_the_goal_of_the_turn():
             assert len(model.requests) == 2
 
 
-async def test_closing_a_client_pauses_the_goal_of_a_turn_that_it_was_to_end():
+async def test_closing_a_client_that_must_end_a_turn_pauses_the_turns_goal():
     async with two_clients() as (one, other, model):
         model.say("first")
         model.default = Response(Hang())

@@ -54,7 +54,7 @@ METHODS = {
         {"accessToken": "secret", "chatgptAccountId": "a", "chatgptPlanType": None},
     ),
 }
-"""One method of every kind: refusals that interrupt, refusals that do not, and failures without a turn to fail."""
+"""One method of each kind: its refusal interrupts the turn, or does not, or the request belongs to no turn."""
 
 threads = st.sampled_from([*THREADS, "of nobody"])
 numbers = st.integers(0, 100)

@@ -384,7 +384,7 @@ def a_request_that_is_never_answered():
     client = opened(configured("mute", "", "idle"))
     told = outcome(client.model_list)
     waits = told[0] == "hangs"
-    return f"still waits after {PATIENCE} s" if waits else words(told), waits
+    return f"still waiting after {PATIENCE} s" if waits else words(told), waits
 
 
 def closing_a_server_that_needs_three_seconds_to_end():

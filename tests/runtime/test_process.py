@@ -246,7 +246,7 @@ async def test_running_out_of_descriptors_raises_spawn_error_and_leaves_nothing_
         await process.stop(5)
     for fd in fillers:
         os.close(fd)
-    assert refused == 11  # six ends of pipes, two sockets, the plan, and two that Popen needs
+    assert refused == 11  # six pipe ends, two sockets, the plan, and two that Popen needs
 
 
 # -- the end of the server -----------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ async def test_several_tasks_may_wait_and_be_cancelled(run):
     assert ended == [-signal.SIGKILL] * 5
 
 
-async def test_started_is_reported_while_another_task_waits_for_the_end(no_leaks):
+async def test_the_start_is_reported_while_another_task_waits_for_the_end(no_leaks):
     process = spawn_server(fake("gentle"), env=ENV)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

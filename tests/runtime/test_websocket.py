@@ -425,7 +425,7 @@ async def test_a_server_that_falls_silent_at_any_time_is_pinged_soon_after_20_s(
     [[frame(b"", PONG)], [frame(b"", PING)], [frame(MESSAGE)], [b"\x81", b"\x02h", b"i"]],
     ids=["a pong", "a ping", "a message", "bytes of a message"],
 )
-async def test_any_data_from_the_server_after_a_ping_keeps_the_connection(answers, autojump_clock):
+async def test_any_data_from_the_server_after_a_ping_keeps_the_connection_open(answers, autojump_clock):
     async with connected() as bench:
         peer = WebSocketStream(bench.server_end)
         for answer in 3 * answers:

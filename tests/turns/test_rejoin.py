@@ -446,7 +446,7 @@ async def test_a_review_is_interrupted_by_one_id_and_stored_under_the_id_of_its_
         await server.end_turn("outer", status="interrupted")
 
 
-async def test_a_review_listed_without_its_root_ends_when_its_turn_events_do():
+async def test_a_review_listed_without_its_root_ends_when_the_turn_of_its_events_ends():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server, message("one", "item-1"))
         server.give("thread/turns/list", page(record(items=[message("one two", "item-1")])))

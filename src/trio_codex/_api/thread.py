@@ -462,7 +462,7 @@ class Thread(StoredThread):
     def _has_to_end(self, turn: TurnState) -> bool:
         """Return whether leaving this handle must end a turn.
 
-        That applies to a turn that it opened, and, for the last handle, to one that the server started on its own.
+        It must if it opened the turn. The last handle must also end a turn that the server started on its own.
         """
         if turn.owned or turn.outlives_scope:
             return turn.ends_with_scope and turn.opener is self

@@ -38,7 +38,7 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def positive(_: object, attribute: Any, value: object) -> None:
-    """Check a field of an attrs class that is ``None`` or a positive number."""
+    """Check that a field of an attrs class is ``None`` or a positive number."""
     if value is not None:
         check_positive(attribute.name, value)
 

@@ -150,6 +150,6 @@ class FlowControl:
             del self._unacknowledged[earlier]
 
     def refused(self, line: QueuedLine | None) -> None:
-        """Discount a line that the server rejected as overloaded. Other lines stay unacknowledged."""
+        """Stop counting a line that the server rejected because it was overloaded. Other lines stay unacknowledged."""
         if line is not None:
             self._unacknowledged.pop(line, None)

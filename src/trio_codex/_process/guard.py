@@ -446,8 +446,8 @@ def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], cont
 def keep(child: int, control: int, client: int, client_fd: int) -> None:
     """Run the keeper: wait for the guard proper, and kill what it leaves behind if it is killed.
 
-    Without a descriptor for the client, the guard cannot detect its death. The keeper can, as its child, and the guard
-    detects the exit of the keeper.
+    Without a descriptor for the client, the guard cannot detect the client's death. The keeper can, because it is the
+    client's child, and the guard detects that the keeper exits.
     """
     # A stopped guard must not prevent shutdown: the client resumes us, and we resume the guard.
     signal.signal(signal.SIGCONT, lambda number, frame: kill_own(child, signal.SIGCONT))

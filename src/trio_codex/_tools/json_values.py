@@ -2,8 +2,8 @@
 
 cattrs converts composite values, msgspec converts leaves. The only coercion is for numbers and booleans in tool
 arguments, which models sometimes write as strings: ``"12"`` and ``"true"`` are accepted where a string is not. Unknown
-members of an object are refused, so that a model learns of its mistake. Null counts as absent for a field with a
-default that cannot be null, because models write it and the strict form of a schema requires it.
+members of an object are refused, so that a model learns of its mistake. If a field has a
+default and does not accept null, null counts as absent: models write it, and the strict form of a schema requires it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ async def write_report(
 
     Args:
         out: The directory of the batch.
-        path: Where to write the page. An existing file is replaced, or the one that a link leads to.
+        path: Where to write the page. An existing file is replaced. If the path is a link, the file that it leads to is replaced.
         config: The configuration of the servers. Without a ``codex_home``, each one uses the home in which its threads
             were started.
         transcripts: Whether to read the transcripts. No server is started without them.
@@ -139,7 +139,7 @@ def _details(row: dict[str, Any], threads: list[Transcript], share: int) -> byte
 
 
 def _page(batch: Mapping[str, Any], details: Iterable[bytes]) -> Iterator[str]:
-    """Yield the parts of the page. Its policy allows only its own script and styles."""
+    """Yield the parts of the page. The browser allows the page only its own script and styles."""
     files = resources.files("trio_codex.batch")
     template, style, script = (
         files.joinpath(f"_report.{kind}").read_text("utf-8") for kind in ("html", "css", "js")

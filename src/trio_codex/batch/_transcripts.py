@@ -187,7 +187,7 @@ def _shortened(value: Any, limit: int) -> Any:
 
 
 def _times_of(path: Path) -> tuple[dict[str, list[int | None]], dict[str, dict[str, Any]]]:
-    """Return when turns and items began and ended, in milliseconds, and the model's calls."""
+    """Return the start and end of turns and items, in milliseconds, and the model's calls."""
     times: dict[str, list[int | None]] = {}
     calls: dict[str, dict[str, Any]] = {}
     if not path.is_file():

@@ -88,8 +88,8 @@ def run(
         solve: As in :func:`~trio_codex.batch.open_batch`, or its name as ``"module:function"``.
         out: The directory of the batch, on a local disk of the driver.
         shards: How many Ray tasks share the work. Each one runs ``options["turns"]`` attempts concurrently.
-        options: Other options of :func:`~trio_codex.batch.open_batch`. They apply to each share separately, including
-            the budget of the whole batch.
+        options: Other options of :func:`~trio_codex.batch.open_batch`. They apply to each share separately: a
+            ``budget`` for a whole batch limits each share, not all of them together.
         on_outcome: Called with each outcome as it arrives, first with those of earlier runs.
         scratch: The directory for the journals and workspaces of shares, on the local disk of each worker. By default,
             ``shards`` in ``out``.

@@ -104,7 +104,7 @@ class Redaction:
         return self._value(value, name, free=False)
 
     def text(self, text: str) -> str:
-        """Return a string without its content."""
+        """Replace the characters of a string, but keep its line breaks."""
         return "\n".join([FILLER * len(line) for line in text.split("\n")])
 
     def _value(self, value: Any, name: str, *, free: bool, listed: bool = False) -> Any:
