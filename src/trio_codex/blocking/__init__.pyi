@@ -5483,10 +5483,10 @@ def open_codex(
         instruments: Observers that are notified of what happens, for logging, metrics and tracing.
 
     Raises:
-        StartError: The server could not be started (``SpawnError``), did not answer in time (``StartTimeout``),
-        exited, or rejected the handshake. ValueError: Two tools have the same name, or ``experimental_api`` is off;
-        nothing was started. TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was
-        started.
+        StartError: The server could not be started (``SpawnError``), did not answer in time (``StartTimeout``), exited, or
+            rejected the handshake.
+        ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
+        TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
 
