@@ -66,8 +66,8 @@ def pytest_xdist_auto_num_workers(config):
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if not everything or config.option.markexpr != "not long" or processors == 1:
         return 0
-    # Two workers more than there are processors, because tests wait for child processes.
-    return min(processors + 2, MOST_WORKERS)
+    # One worker more than there are processors, because tests wait for child processes.
+    return min(processors + 1, MOST_WORKERS)
 
 
 @pytest.hookimpl(wrapper=True)
