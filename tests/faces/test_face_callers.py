@@ -214,6 +214,8 @@ class Slow:
 
     def __init__(self):
         self.started = threading.Event()
+        self.leaving = threading.Event()
+        self.signaled = threading.Event()
         self.ended = 0
 
     async def run(self):
@@ -229,10 +231,12 @@ class Slow:
     async def scope(self):
         try:
             await trio.lowlevel.checkpoint()
-            self.started.set()
             yield
         finally:
             with trio.CancelScope(shield=True):
+                self.leaving.set()
+                while not self.signaled.is_set():  # noqa: ASYNC110  # another thread sets it
+                    await trio.sleep(0.001)
                 await trio.sleep(0.05)
             self.ended += 1
 
@@ -243,6 +247,16 @@ class Slow:
                 time.sleep(0.001)
             for number in numbers:
                 os.kill(os.getpid(), number)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        return thread
+
+    def send_when_leaving(self, number):
+        def send():
+            self.leaving.wait()
+            os.kill(os.getpid(), number)
+            self.signaled.set()
 
         thread = threading.Thread(target=send)
         thread.start()
@@ -269,9 +283,10 @@ def test_an_exception_from_a_signal_handler_is_raised_once_the_scope_has_ended()
     with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
         held = BLOCKING.module._face.BlockingScope(slow.scope, scope.host)
         held.__enter__()
-        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        sender = slow.send_when_leaving(signal.SIGTERM)
         with pytest.raises(SystemExit):
             held.__exit__(None, None, None)
+        sender.join()
         assert slow.ended == 1
 
 

@@ -166,8 +166,8 @@ async def test_every_process_fault_is_tested():
 
 @pytest.mark.parametrize("fault", OUTCOMES)
 async def test_each_process_fault_has_the_expected_effect_on_a_request(fault):
-    # The client reports a lost connection a moment later, because the process might still exit.
-    patience = attrs.evolve(IMPATIENT, request_timeout=5) if fault == "close_stdout" else IMPATIENT
+    times_out = OUTCOMES[fault] is errors.RequestTimeout
+    patience = IMPATIENT if times_out else attrs.evolve(IMPATIENT, request_timeout=5)
     async with fake_process(patience, strict=False) as (config, server), open_codex(config) as codex:
         server.give("model/list", {"data": []})
         await server.strike("pause")  # so that the fault has happened when the request arrives
