@@ -241,21 +241,17 @@ class Slow:
             self.ended += 1
 
     def send_when_started(self, *numbers):
+        return self.send(self.started, *numbers)
+
+    def send(self, event, *numbers):
+        """Send signals to this process after an event, once a call waits."""
+
         def send():
-            self.started.wait()
+            event.wait()
             while interrupts.waiting is None:
                 time.sleep(0.001)
             for number in numbers:
                 os.kill(os.getpid(), number)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        return thread
-
-    def send_when_leaving(self, number):
-        def send():
-            self.leaving.wait()
-            os.kill(os.getpid(), number)
             self.signaled.set()
 
         thread = threading.Thread(target=send)
@@ -283,7 +279,7 @@ def test_an_exception_from_a_signal_handler_is_raised_once_the_scope_has_ended()
     with (scope := open_bare(BLOCKING)), handling(signal.SIGTERM, exit_program):
         held = BLOCKING.module._face.BlockingScope(slow.scope, scope.host)
         held.__enter__()
-        sender = slow.send_when_leaving(signal.SIGTERM)
+        sender = slow.send(slow.leaving, signal.SIGTERM)
         with pytest.raises(SystemExit):
             held.__exit__(None, None, None)
         sender.join()
