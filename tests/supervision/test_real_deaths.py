@@ -9,7 +9,7 @@ from supervised import AT_ONCE, Program, keep_killing, stage
 
 from shared_server import shared_server
 from trio_codex import Attachment, Thread, attach_codex, errors, open_supervisor, policies
-from trio_codex.testing import Command
+from trio_codex.testing import Command, Gate
 
 
 def steps(number):
@@ -182,6 +182,39 @@ async def test_a_turn_that_outlives_its_program_is_rejoined_by_the_next_one():
         assert result.final_response == "it goes on"
         assert result.parts == ()
         assert len(on.model.requests) == 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_prompt_waits_for_a_turn_that_began_after_the_history_was_read(ends):
+    async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _), attach_codex(url) as other:
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            supervisor.thread("a") as thread,
+            trio.open_nursery() as nursery,
+        ):
+            await thread.run("do 0", key="0")
+            gate = Gate()
+            on.model.script("late").say("not ", gate, "yet")
+
+            @nursery.start_soon
+            async def _():
+                async with await other.thread_resume(thread.id) as theirs:
+                    await theirs.run("late")
+
+            await gate.reached()
+            if ends:
+                nursery.start_soon(open_soon, gate)
+                assert (await thread.run("do 1", key="1")).final_response == "did it"
+            else:
+                with pytest.raises(errors.TurnActive):
+                    await thread.run("do 1", key="1")
+                gate.open()
+        on.assert_each_once("do 0", *(["do 1"] if ends else []), "late")
+
+
+async def open_soon(gate):
+    await trio.sleep(0.2)
+    gate.open()
 
 
 async def test_a_rejoin_that_misses_its_turn_is_tried_again(monkeypatch):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_MISSED: Final = 20
-"""How often to look again for a turn that the history lists as running but that cannot be rejoined."""
+"""How often to open the thread again because its running turn and its history do not agree."""
 
 
 class SupervisedThread:
@@ -207,7 +207,7 @@ class SupervisedThread:
             ThreadGone: The server no longer has the thread.
             RestartLimitExceeded: The supervisor has given up.
             JournalError: The journal cannot be written; nothing more was sent.
-            TurnActive: Another prompt runs on this thread.
+            TurnActive: Another prompt runs on this thread, or another client's turn does not end within a second.
             CodexError: As in :meth:`~trio_codex.Thread.run`, except for a lost connection.
         """
         prompt = self._prompt(value, key, on_interrupted, continue_with, on_failed, output_type, options)
@@ -361,8 +361,9 @@ class SupervisedThread:
                 life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
                 return await work(self._opened_in(life) or await self._open_in(life))
-            except errors.NoTurnRuns:
-                # The history lists a turn as running that began or ended while the thread was opened. Open it again.
+            except (errors.NoTurnRuns, errors.TurnActive):
+                # The history lists a turn as running that began or ended while the thread was opened, or a turn that a
+                # lost connection requested began after the history was read. Nothing was sent, so open the thread again.
                 missed += 1
                 if missed > MOST_MISSED:
                     raise
