@@ -552,8 +552,8 @@ async def test_the_next_turn_of_a_goal_also_ends_if_it_started_before_the_pause(
         await accept_interrupt(server, "thread-1", "turn-2")
 
 
-@pytest.mark.parametrize("goal", ["paused", "refused", "none follows"])
-async def test_a_turn_ends_even_if_pausing_its_goal_fails(goal, autojump_clock):
+@pytest.mark.parametrize("goal", ["paused", "refused", "none follows", "not paused", "unanswered"])
+async def test_a_turn_ends_even_if_pausing_its_goal_fails(goal, autojump_clock, caplog):
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)
 
@@ -569,11 +569,16 @@ async def test_a_turn_ends_even_if_pausing_its_goal_fails(goal, autojump_clock):
             await asked.answer({"goal": {**GOAL, "status": "paused"}})
         else:
             await asked.answer({"goal": GOAL})
-            await (await server.expect("thread/goal/set")).answer({"goal": GOAL})
+            pause = await server.expect("thread/goal/set")
+            if goal == "none follows":
+                await pause.answer({"goal": GOAL})
+            elif goal == "not paused":
+                await pause.refuse("the disk is full", code=-32603)
         interrupt = await server.expect("turn/interrupt")
         await interrupt.answer({})
         await server.end_turn(status="completed" if goal == "none follows" else "interrupted")
     assert server.unexpected() == []
+    assert ("may still be active" in caplog.text) is (goal in ("not paused", "unanswered"))
 
 
 async def test_leaving_a_rejoined_turn_that_has_ended_waits_for_its_callbacks(autojump_clock):

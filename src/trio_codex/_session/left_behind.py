@@ -17,6 +17,7 @@ from trio_codex.errors import (
     InternalRpcError,
     InvalidRequestError,
     MethodNotFoundError,
+    RpcError,
     ServerBusyError,
 )
 
@@ -150,19 +151,23 @@ async def _pause(server: Server, thread_id: str) -> None:
 
 
 async def pause_active_goal(server: Server, thread_id: str) -> bool:
-    """Pause the goal of a thread if it is active. Return whether it was. The caller sets the timeout."""
+    """Pause the goal of a thread if it is active. Return whether it was. The caller sets the timeout.
+
+    Raises:
+        CodexError: It may still be active.
+    """
     await trio.lowlevel.checkpoint()
     try:
         answer = await server.insist("thread/goal/get", {"threadId": thread_id}, parse_result)
-        if object_of(object_of(answer).get("goal")).get("status") != "active":
-            return False
-        await server.insist("thread/goal/set", {"threadId": thread_id, "status": "paused"})
-    except CodexError as exc:
-        # The thread cannot have a goal, or the connection has ended.
+    except RpcError as exc:
+        # The thread cannot have a goal.
         await trio.lowlevel.checkpoint()
         logger.debug("the goal of thread %s: %s", thread_id, exc)
         return False
-    return True
+    is_active = object_of(object_of(answer).get("goal")).get("status") == "active"
+    if is_active:
+        await _pause(server, thread_id)
+    return is_active
 
 
 async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:

@@ -11,7 +11,7 @@ from trio_codex._core.log import logger
 from trio_codex._session.goal import NEXT_TURN_SECONDS
 from trio_codex._session.left_behind import LOOK_SECONDS, LOOKS, pause_active_goal
 from trio_codex._values.event import Event
-from trio_codex.errors import NoTurnRuns, RpcError
+from trio_codex.errors import CodexError, NoTurnRuns, RpcError
 
 if TYPE_CHECKING:
     from trio_codex._session.session import Session
@@ -95,6 +95,12 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
 
 async def _pause_goal(session: Session, thread: ThreadState) -> bool:
     """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was."""
+    problem: object = "no response within interrupt_grace"
+    await trio.lowlevel.checkpoint()
     with session.timeouts.move_on_after(session.config.interrupt_grace):
-        return await pause_active_goal(session.server, thread.id)
+        try:
+            return await pause_active_goal(session.server, thread.id)
+        except CodexError as exc:
+            problem = exc
+    logger.warning("the goal of thread %s may still be active: %s", thread.id, problem)
     return False
