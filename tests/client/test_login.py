@@ -216,6 +216,10 @@ async def test_the_size_of_recorded_ends_is_bounded():
             await complete(server, f"other-{number}", success=False, error="x" * (ENDED_BYTES // 2))
         await trio.testing.wait_all_tasks_blocked()
         assert list(login._news._ended) == ["other-9"]
+        await complete(server, "small", success=True)
+        await complete(server, "other-9", success=False, error="x" * ENDED_BYTES)
+        await trio.testing.wait_all_tasks_blocked()
+        assert list(login._news._ended) == ["other-9"]
         await complete(server, success=False, error="x" * 2 * ENDED_BYTES)
         assert not (await login.wait()).success
 

@@ -43,6 +43,7 @@ class LoginNews(EventSink):
         params = event.params
         key = _key_of(params)
         if key is not None:
+            self.forget(key)  # the latest outcome is the last entry
             self._ended[key] = params
             self._sizes[key] = event.size
             while len(self._ended) > ENDED_KEPT or (
