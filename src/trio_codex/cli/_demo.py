@@ -19,6 +19,7 @@ from trio_codex.cli._render import OutputConsole, duration
 from trio_codex.cli._startup import missing_extra
 from trio_codex.cli._text import CommandFailed, explain, printable, script_of, sentence
 from trio_codex.errors import CodexError
+from trio_codex.supervision._system import runs
 from trio_codex.testing import MockModel, offline_home
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
                     stage.stream(piece)
                     if not pid:
                         pid = await _started(pid_file)
-                        stage.check(_runs(pid), f"its command runs (pid {pid})")
+                        stage.check(runs(pid), f"its command runs (pid {pid})")
                         scope.deadline = trio.current_time() + PATIENCE_SECONDS
         left = trio.current_time() - scope.deadline
         stage.check(scope.cancelled_caught, "the deadline passed while the model was still writing")
@@ -268,7 +269,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")
         await _gone(pid)
-        stage.check(not _runs(pid), f"its command (pid {pid}) is gone")
+        stage.check(not runs(pid), f"its command (pid {pid}) is gone")
         stage.check(
             left < GRACE_SECONDS, "all this happened before the scope exited; time since the deadline", left
         )
@@ -276,7 +277,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
 
 def _nothing_left(stage: Stage, pid: int | None, home: OfflineHome, seconds: float) -> None:
     with stage.step("Nothing is left"):
-        stage.check(pid is not None and not _runs(pid), "the server has exited; closing took", seconds)
+        stage.check(pid is not None and not runs(pid), "the server has exited; closing took", seconds)
         left = _processes_of(home)
         if left is not None:
             stage.check(not left, "no process of this session is left" + "".join(f" {each}" for each in left))
@@ -301,7 +302,7 @@ async def _gone(pid: int) -> None:
     """Wait until a process that the server has killed is gone, which takes the system a moment if it is busy."""
     with trio.move_on_after(DROP_SECONDS):
         await trio.lowlevel.checkpoint()
-        while _runs(pid):  # noqa: ASYNC110  # the process is not a child of this one
+        while runs(pid):  # noqa: ASYNC110  # the process is not a child of this one
             await trio.sleep(PID_POLL_SECONDS)
 
 
@@ -309,21 +310,6 @@ def _pid_in(path: Path) -> int:
     """Return the process id in a file; 0 while it is incomplete."""
     text = path.read_text() if path.exists() else ""
     return int(text) if text.endswith("\n") else 0
-
-
-def _runs(pid: int) -> bool:
-    """Return whether the process is running; a zombie is not."""
-    stat = Path(f"/proc/{pid}/stat")
-    if os.path.realpath("/proc/self") == f"/proc/{os.getpid()}":
-        try:
-            return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def _processes_of(home: OfflineHome) -> list[int] | None:

@@ -15,8 +15,13 @@ def stamp_of(pid: int) -> str:
 def still_runs(stamp: str) -> bool:
     """Return whether the process with this stamp is running. Zombies do not count."""
     pid = int(stamp.partition(" ")[0])
+    return runs(pid) and (not table_is_ours() or stamp == stamp_of(pid))
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process with this id is running. Zombies do not count, if they can be told apart."""
     if table_is_ours():
-        return stamp == stamp_of(pid) and bool(_started(pid))
+        return bool(_started(pid))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
