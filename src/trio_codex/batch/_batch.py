@@ -227,7 +227,7 @@ async def open_batch(
             pool = Servers(servers, generations, partial(journal.agree, allow_changes=allow_changes))
             async with pool.open():
                 engine = Engine(plan, journal, pool)
-                async with with_task(engine.run, lambda _: None):
+                async with with_task(engine.run):
                     yield Batch(engine, journal, directory)
                 if engine.left:
                     raise _Unfinished

@@ -51,10 +51,10 @@ async def supervise(where: str, *, source: AnySource, journal: str) -> int:
             raise CommandFailed("supervise does not work with --offline")
     async with (
         open_supervisor(config, journal=journal, instruments=[Systemd()]) as supervisor,
-        with_task(partial(_show_status, supervisor), lambda _: None),
+        with_task(partial(_show_status, supervisor)),
     ):
         with trio.CancelScope() as program:
-            async with with_task(partial(_drain_on_sigterm, supervisor, program), lambda _: None):
+            async with with_task(partial(_drain_on_sigterm, supervisor, program)):
                 await function(supervisor)
     return 0
 

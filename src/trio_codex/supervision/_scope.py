@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def with_task(
-    work: Callable[[], Awaitable[object]], leave: Callable[[BaseException | None], object]
+    work: Callable[[], Awaitable[object]], leave: Callable[[BaseException | None], object] | None = None
 ) -> AsyncGenerator[None]:
     """Run a task concurrently with the body, and cancel it only after the body has ended.
 
@@ -23,7 +23,7 @@ async def with_task(
     Args:
         work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
         leave: Called when the body has ended: with the body's exception, with the task's if that cancelled the body,
-        or with ``None``.
+            or with ``None``.
     """
     shield = trio.CancelScope(shield=True)
     body = trio.CancelScope()
@@ -45,7 +45,8 @@ async def with_task(
             except BaseException as exc:  # noqa: ASYNC103  # raised below
                 body_error = exc
             # A failed task cancels the body, and leave() then receives the task's exception.
-            leave(body_error or next(iter(others), None))
+            if leave is not None:
+                leave(body_error or next(iter(others), None))
             shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
         others += _leaves(exc)

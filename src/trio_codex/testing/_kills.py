@@ -74,7 +74,7 @@ class Kills:
     async def client(self, **options: Any) -> AsyncGenerator[Codex]:
         """Start one server in memory, and connect a client that owns it."""
         server = StoredServer(self._disk, self._step)
-        async with with_task(server.serve, lambda _: None):
+        async with with_task(server.serve):
             lifecycle = ClientLifecycle(CodexConfig(), **options)
             async with open_services(lifecycle.close_with) as services:
                 session = await lifecycle.use(services, _OwnedChannel(server))
