@@ -98,7 +98,10 @@ def _reach(
     children: Mapping[str, list[str]],
     home: dict[str, str],
 ) -> None:
-    """Assign to ``module`` the definitions that ``start`` reaches and that have no module yet. A variant shares its union's module."""
+    """Assign to ``module`` the definitions that ``start`` reaches and that have no module yet.
+
+    A variant shares its union's module.
+    """
     open_ = list(start)
     while open_:
         name = open_.pop()

@@ -1,4 +1,4 @@
-"""Attaching to peers that refuse, are silent, disconnect or are not Codex servers; and to Codex servers, with and without TLS."""
+"""Attaching to peers that refuse, are silent, disconnect or are not Codex servers, and to Codex servers with TLS."""
 
 import socket
 import traceback

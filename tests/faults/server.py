@@ -320,7 +320,7 @@ FAULTS = {
     "ask": ask,
 }
 
-# -- replies that are written instead of the usual one ---------------------------------------------------------------------------
+# -- replies that are written instead of the usual one ---------------------------------------------------------------
 
 ERROR = {"code": -32603, "message": "it broke"}
 REPLIES = {

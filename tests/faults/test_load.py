@@ -52,7 +52,8 @@ async def test_five_hundred_concurrent_turns_each_get_their_own_events_and_use_n
 
 
 SLOWER_AT_MOST = 5
-"""The allowed ratio of an interrupt under load to one without. The client takes about 0.3 ms; the fake server and the machine take the rest."""
+"""The allowed ratio of an interrupt under load to one without. The client takes about 0.3 ms; the fake server and the
+machine take the rest."""
 
 
 async def median_of_interrupts(codex, count=15):

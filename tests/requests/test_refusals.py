@@ -1,6 +1,7 @@
 """What goes over the wire when a server request is refused, by request and by reason.
 
-The table in ``docs/guarantees.md`` is generated from these observations. ``uv run python tests/requests/test_refusals.py`` regenerates it.
+The table in ``docs/guarantees.md`` is generated from these observations:
+``uv run python tests/requests/test_refusals.py`` generates it again.
 """
 
 import json

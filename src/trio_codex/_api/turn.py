@@ -318,7 +318,7 @@ async def open_turn(
 
 
 async def leave_running(session: Session, body: ScopeGuard, turn: TurnState) -> None:  # noqa: ASYNC910  # cleanup
-    """Release a turn that keeps running after its scope exits. Requests that its callbacks have not answered stay parked."""
+    """Release a turn that keeps running after its scope exits. Requests that no callback has answered stay parked."""
     callbacks = session.ender.release(turn)
     if any(callbacks):
         await body.finish(session.services, session.ender.wait_cancelled, turn, callbacks)

@@ -4,7 +4,8 @@ A line is either queued, and its sender can take it back as if it had never been
 whole. There is no third state, so a cancelled sender never leaves a partial line.
 
 If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
-start on it sooner. If the stream could not take the whole line, the writer sends the rest, and then everything queued behind it.
+start on it sooner. If the stream could not take the whole line, the writer sends the rest, and then everything queued
+behind it.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class WriteQueue:
         return True
 
     def put_control(self, data: bytes) -> None:
-        """Send a frame of the transport itself before the next line. It replaces an earlier frame that is still unsent."""
+        """Send a frame of the transport itself before the next line. It replaces an earlier frame that is unsent."""
         if not self._closed:
             self._control = data
             self._wake()

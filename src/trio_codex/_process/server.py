@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 EOF_SHARE: Final = 0.6
-"""Fraction of the grace period for which to wait for an exit on EOF before sending SIGTERM. The real server takes 65 ms to exit on EOF, if its stdout is drained, and 33 ms on SIGTERM."""
+"""Fraction of the grace period for which to wait for an exit on EOF before sending SIGTERM. The real server takes 65 ms
+to exit on EOF, if its stdout is drained, and 33 ms on SIGTERM."""
 
 END_BOUND: Final = 1.0
 """Timeout for SIGKILL to end the tree after the grace period. Only a process stuck in the kernel takes longer."""

@@ -52,7 +52,8 @@ async def write_report(
 
     Args:
         out: The directory of the batch.
-        path: Where to write the page. An existing file is replaced. If the path is a link, the file that it leads to is replaced.
+        path: Where to write the page. An existing file is replaced. If the path is a link, the file that it leads to is
+            replaced.
         config: The configuration of the servers. Without a ``codex_home``, each one uses the home in which its threads
             were started.
         transcripts: Whether to read the transcripts. No server is started without them.

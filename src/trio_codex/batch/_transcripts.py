@@ -118,7 +118,7 @@ async def read_transcripts(
 
 
 def _threads_of(out: Path, outcomes: Sequence[Outcome]) -> dict[str, list[Transcript]]:
-    """Return the threads of attempts by task. Without the supervisor's journal, only the last thread of each task is known."""
+    """Return the threads of attempts by task; without the supervisor's journal, only the last thread of each task."""
     found: defaultdict[str, dict[str, Transcript]] = defaultdict(dict)
     if (out / THREADS).is_file():
         for row in read_journal(out / THREADS):

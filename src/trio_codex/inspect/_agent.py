@@ -63,8 +63,8 @@ def codex_agent(
         thread_options: Options of each thread, such as ``model``, ``sandbox`` or ``cwd``. By default, the directory
             is that of the sample's sandbox, or a temporary one.
         sandbox: Where the server runs: ``True`` for the sample's sandbox, if it has one; the name of a sandbox, if
-            it has several; or ``False`` for this machine. In a Docker sandbox, ``docker exec`` starts the server, so the image must
-            contain ``codex``.
+            it has several; or ``False`` for this machine. In a Docker sandbox, ``docker exec`` starts the server, so the
+            image must contain ``codex``.
 
     Raises:
         ValueError: ``codex`` is combined with a configuration, a policy or tools, which it already has.

@@ -46,7 +46,7 @@ SILENT: Final = frozenset(
 
 
 CUT_SECONDS: Final = 5.0
-"""How long recording the rest of a turn may take. It calls no model, so it takes time only if the log cannot be written."""
+"""How long recording the rest of a turn may take. It calls no model, so only a log that cannot be written delays it."""
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """Instruments: observers of a client, similar to :class:`trio.abc.Instrument`, for logging, metrics and tracing.
 
-Override the hooks you need, and pass an instance to :func:`trio_codex.open_codex` or another function that opens a client.
-Hooks that no instrument overrides have no measurable cost. The built-in instruments are imported on first use.
+Override the hooks you need, and pass an instance to :func:`trio_codex.open_codex` or another function that opens a
+client. Hooks that no instrument overrides have no measurable cost. The built-in instruments are imported on first use.
 """
 
 from __future__ import annotations

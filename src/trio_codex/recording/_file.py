@@ -1,7 +1,7 @@
 """The file format of recordings, and how to read them, including truncated files.
 
-The first line is the header. Each further line is an :class:`Entry`, as an object with the names of its fields. Fields that
-have their default value are omitted.
+The first line is the header. Each further line is an :class:`Entry`, as an object with the names of its fields. Fields
+that have their default value are omitted.
 """
 
 from __future__ import annotations

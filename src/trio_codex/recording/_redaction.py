@@ -130,7 +130,7 @@ class Redaction:
                 redacted[name] = self._value(value, name, free=free or written or name in known.free)
             else:
                 key = name if self.paths and name.startswith("/") else f"key-{len(redacted) + 1}"
-                # A value under a user-defined key is free-form, unless it is an object, which may be one of the protocol's.
+                # A value under a user-defined key is free-form. An object may be one of the protocol's.
                 redacted[key] = self._value(value, "", free=free or not isinstance(value, dict))
         return redacted
 

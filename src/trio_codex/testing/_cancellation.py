@@ -91,8 +91,8 @@ async def sweep_cancellation(
 
     Every step of every task counts as a checkpoint, not only the steps of the block. A block is therefore also
     cancelled in the middle of a wait, after each step that another task takes meanwhile: for example, when a request
-    has been written but not yet answered. If other processes or the network take part, the number of checkpoints varies between
-    rounds, and the point of cancellation is not exactly repeatable.
+    has been written but not yet answered. If other processes or the network take part, the number of checkpoints
+    varies between rounds, and the point of cancellation is not exactly repeatable.
 
     Args:
         scenario: The function to run. It must enter the block once.
