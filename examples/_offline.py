@@ -19,6 +19,7 @@ from trio_codex.policies import git_command
 from trio_codex.testing import (
     Command,
     Gate,
+    HTTPFailure,
     MockModel,
     Pause,
     Question,
@@ -109,13 +110,13 @@ def _write_script(example: str, model: MockModel) -> None:
                 model.script(f" {name} ").say(f"{name} is ", "small.")
         case "harness":
             for number in range(1, 1001):
-                answer = f'{{"number": {0 if number == 5 else number**2}}}'
-                # An interrupted attempt sends its prompt again.
-                script = model.script(f"What is {number} squared?", default=Response(Text(answer)))
+                # The default answers every attempt: one that is interrupted sends its prompt again.
+                answer = Text(f'{{"number": {0 if number == 5 else number**2}}}')
+                refusal = HTTPFailure(400, message="no")
+                default = Response(refusal if number == 7 else answer)
+                script = model.script(f"What is {number} squared?", default=default)
                 if number == 3:
                     script.fail(429, message="slow down")
-                if number == 7:
-                    script.fail(400, message="no")
         case "letters":
             model.say("Dear Ada, at nine.")
             model.hang("Dear Grace, ")
