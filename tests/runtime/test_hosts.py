@@ -287,18 +287,43 @@ def _missing(path):
     raise FileNotFoundError(2, "No such file or directory", path)
 
 
-def test_child_processes_are_found_without_a_process_table(monkeypatch):
-    # Once the ids have started over, all of them are probed: of 4 million, most kernels use 32,768.
-    monkeypatch.setattr(_guard, "PID_LIMIT", int(Path("/proc/sys/kernel/pid_max").read_text()) + 1)
+@pytest.mark.parametrize("have_started_over", [False, True])
+def test_child_processes_are_found_without_a_process_table(monkeypatch, have_started_over):
+    probed = 0
+
+    def is_child(pid, probe=_guard._is_child):
+        nonlocal probed
+        probed += 1
+        return probe(pid)
+
+    monkeypatch.setattr(_guard, "_is_child", is_child)
     children = [subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) for _ in range(3)]
     try:
+        if have_started_over:
+            monkeypatch.setattr(os, "getpid", lambda: int(Path("/proc/sys/kernel/pid_max").read_text()) - 1)
         assert {child.pid for child in children} <= set(_guard.own_children())
+        # Probing all ids that a kernel can have takes seconds.
+        assert probed <= int(Path("/proc/sys/kernel/pid_max").read_text())
     finally:
         for child in children:
             child.communicate()
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)  # the child that was started to look
+
+
+def test_child_processes_with_the_highest_ids_are_found_last(monkeypatch):
+    me, high = 40, _guard.USUAL_PIDS + 7
+    monkeypatch.setattr(os, "getpid", lambda: me)
+    monkeypatch.setattr(os, "fork", lambda: 30)
+    left = {20, 50, high}
+    monkeypatch.setattr(_guard, "_is_child", lambda pid: pid in left)
+    monkeypatch.setattr(_guard, "PID_LIMIT", high + 1)
+    assert sorted(_guard.own_children()) == [20, 50]
+    left = {high}
+    assert _guard.own_children() == [high]
+    left = set()
+    assert _guard.own_children() == []
 
 
 # -- the interpreter -----------------------------------------------------------------------------------------------
