@@ -242,7 +242,7 @@ async def test_leaving_a_goal_early_pauses_it_and_ends_its_turn():
 
 
 async def test_a_goal_left_between_two_turns_starts_no_more_turns():
-    # If a goal is paused between two turns, the server starts one more (Q52).
+    # If a goal is paused between turns, the server starts one more (Q52).
     async with offline() as (codex, model, _):
         model.default = Response(Text("again"))
         thread = await codex.thread_start()

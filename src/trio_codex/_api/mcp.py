@@ -31,7 +31,7 @@ class McpServers:
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
         """Return the tools and resources of each MCP server, and whether it requires a login.
 
-        For this, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
+        To find out, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
 
         Raises:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.

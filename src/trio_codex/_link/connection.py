@@ -282,7 +282,7 @@ class Connection:
         return self.close_reason
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, not counting stalls. Raise the connection's error as soon as it ends."""
+        """Sleep for a number of seconds, not counting stalls. Raise the connection's error as soon as it ends."""
         with self.timeouts.move_on_after(seconds):
             await self._ended.wait()
         self.check_open()

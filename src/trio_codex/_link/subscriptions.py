@@ -135,7 +135,7 @@ class Subscription(Generic[E]):
             self._put_lagging(event)
         else:
             if self._growing:
-                # The consumer caught up. Forget the merge targets: a later merge must not overtake unmerged events.
+                # The consumer has caught up. Forget the merge targets: a later merge must not overtake unmerged events.
                 self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size

@@ -114,7 +114,7 @@ class ServerProcess(ABC):
         over. Finally, it closes the streams, and tasks that use them get :exc:`trio.ClosedResourceError`. Another task
         must keep draining stdout meanwhile, or the server will not exit on EOF.
 
-        It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
+        It takes at most ``grace`` plus about a second. Cancellation ends the grace period: the tree is killed behind a
         shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
 
         Returns:

@@ -134,7 +134,7 @@ async def _end(server: Server, turn: LeftTurn) -> None:
             await _interrupt(server, turn.thread_id, str(newest.get("id")))
             if not turn.is_goal:
                 return
-            # A goal that is paused between two turns may get one more turn.
+            # A goal that is paused between turns may get one more turn.
         elif newest is not None and turn.turn_ids and not may_be_starting(newest):
             # If no id is known, the newest turn may be an earlier one that this client never saw.
             return

@@ -333,13 +333,13 @@ class ThreadState:
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
-        sequence: The sequence of turns that the server starts on its own; also set between two of them.
+        sequence: The sequence of turns that the server starts on its own; also set between turns.
         cwd: Its working directory, as last reported.
         flags: What the server is waiting for on this thread, such as ``waitingOnApproval``.
         held_requests: The number of its requests that a callback of this client is handling.
         meter: Counts the resources used by its turns and by the agents they spawn.
         handles: The handles of this client for it.
-        pending: The handles whose request to resume it is in flight.
+        pending: The handles whose requests to resume it are in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
         is_unloaded: Whether the server has reported that it is no longer in memory, as after archiving it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.

@@ -49,7 +49,7 @@ class Task:
     """One task of a batch.
 
     Attributes:
-        id: Its id, unique in the batch: at most 200 characters.
+        id: Its id, unique in the batch, with at most 200 characters.
         prompt: The prompt.
         options: Options of its turns: ``approval_mode``, ``effort``, ``model``, ``output_schema``, ``sandbox``,
             ``service_tier`` or ``summary``, as in :class:`~trio_codex.TurnOptions`. With an ``output_schema``, the value

@@ -26,7 +26,7 @@ MAX_NAME: Final = 120
 """The longest directory name made from an id. File systems allow 255 bytes."""
 
 LOCK_POLL: Final = 0.02
-"""Seconds between two attempts to lock a repository. Adding a small worktree takes about as long."""
+"""Seconds between attempts to lock a repository. Adding a small worktree takes about as long."""
 
 REPORTER: Final = (
     sys.executable,

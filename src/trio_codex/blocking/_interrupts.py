@@ -1,6 +1,6 @@
 """Ctrl-C: a signal handler that defers the interrupt while this package is on the stack of the main thread.
 
-A ``KeyboardInterrupt`` between two statements of this package could leave a scope open that its caller believes to be
+A ``KeyboardInterrupt`` between statements of this package could leave a scope open that its caller believes to be
 closed. Trio protects its own code with the same technique.
 """
 
@@ -108,7 +108,7 @@ class Interrupts:
         """From the Trio thread, interrupt the main thread again, unless the interrupt has been raised."""
         try:
             await trio.sleep(RETRY_SECONDS)
-        finally:  # also if the thread is ending
+        finally:  # even if the thread is ending
             if self.pending and self.waiting is None:
                 self._was_sent_again = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
