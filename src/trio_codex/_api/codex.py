@@ -91,7 +91,7 @@ class Codex:
         """Send any request, including one that this version of trio-codex does not know.
 
         Args:
-            method: The method.
+            method: The method, such as ``"thread/list"``.
             params: The parameters: a wire value, or plain JSON with the names used on the wire.
 
         Returns:

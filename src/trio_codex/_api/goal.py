@@ -154,7 +154,7 @@ async def open_goal(
         yield make(session, thread, goal)
     goal.events.release()
     try:
-        # If the client has closed meanwhile, there is nothing to end, and its nursery is gone.
+        # If the client has closed in the meantime, there is nothing to end, and its nursery is gone.
         if session.connection.close_reason is None or any(turn.callbacks for turn in goal.turns):
             await body.finish(session.services, goal.finish)
     finally:

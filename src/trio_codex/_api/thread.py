@@ -449,7 +449,7 @@ class Thread(StoredThread):
         elif state.turn is not None and self._has_to_end(state.turn):
             state.turn.machine.leave()
             await session.ender.end_turn(state.turn)
-        # Unloading a thread, as archiving does, has ended its terminals and all subscriptions.
+        # If the thread was unloaded, for example to archive it, its terminals and all subscriptions have ended.
         if state.handles or state.pending or state.is_unloaded:
             await trio.lowlevel.checkpoint()
             return

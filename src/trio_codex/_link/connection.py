@@ -48,7 +48,7 @@ SILENCE_SECONDS: Final = 20.0
 """How long a transport that can ping may be silent before it is pinged."""
 
 SAMPLES: Final = 4
-"""Number of checks for silence in that time, so that a ping is late by at most a quarter of it."""
+"""Number of checks in :data:`SILENCE_SECONDS`, so that a ping is late by at most a quarter of that time."""
 
 PONG_SECONDS: Final = 10.0
 """How long the answer to a ping may take."""

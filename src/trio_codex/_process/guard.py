@@ -52,7 +52,7 @@ KILL = b"K"
 EOF_GRACE = 0.5
 """Seconds for the server to exit on its own once the client is gone. The real one takes 10 to 65 ms after EOF."""
 TERM_GRACE = 0.5
-"""Seconds for it to exit on SIGTERM after that. The real one takes 33 ms."""
+"""Seconds for the server to exit on SIGTERM, if it does not exit on EOF. The real one takes 33 ms."""
 STRAGGLER_GRACE = 0.25
 """Seconds between SIGTERM and SIGKILL for what the server left behind, in which ``docker run`` can stop its container."""
 CHASE = 0.01

@@ -1,7 +1,7 @@
 """The interface of a server process: its streams, its exit status, and the shutdown of the whole process tree.
 
-Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). It runs any command and knows
-neither JSON nor Codex.
+Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). It runs any command, and
+is independent of JSON and Codex.
 
 On Linux the server runs under a guard process (:mod:`trio_codex._process.guarded`). Elsewhere
 :mod:`trio_codex._process.group` relies on a process group.

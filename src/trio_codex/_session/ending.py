@@ -125,7 +125,7 @@ class TurnEnder:
         self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
-        """Stop waiting for work other than a turn to end, as ``on_stuck_turn`` says.
+        """Stop waiting for work other than a turn to end, as ``on_stuck_turn`` specifies.
 
         Args:
             what: What did not end, as a clause for the error.

@@ -42,7 +42,7 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         thread_id: The id of its thread.
         turn_ids: The ids under which it may be running; empty for a goal, or if the response to its start was also lost.
-        earlier_ids: Ids of turns of the thread that had ended before.
+        earlier_ids: Ids of earlier turns of the thread, which had ended.
         is_goal: Whether the server starts turns on its own until the goal is paused.
         is_rejoined: Whether it is a turn of another client that this client was to end, and that may pursue a goal.
     """
@@ -92,7 +92,7 @@ async def end_left_turns(server: Server, turns: list[LeftTurn]) -> None:
 
     Args:
         server: The server.
-        turns: The turns. Those that have ended are removed.
+        turns: The turns to interrupt. Those that have ended are removed.
 
     Raises:
         CodexError: As for any request.

@@ -124,7 +124,7 @@ class Codex:
         """Send any request, including one that this version of trio-codex does not know.
 
         Args:
-            method: The method.
+            method: The method, such as ``"thread/list"``.
             params: The parameters: a wire value, or plain JSON with the names used on the wire.
 
         Returns:
@@ -572,7 +572,7 @@ class ThreadMcpServers:
         """Call a tool. Waits until the MCP server has started.
 
         No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
-        makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
+        makes to its user during the call go to the thread's policy, then to the client's. With the approval policy
         ``never``, the server declines them on its own.
 
         If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel

@@ -116,7 +116,7 @@ class Batch:
 
 
 class _Unfinished(Exception):
-    """Raised out of the supervisor's scope, so that interrupted turns continue in the next program."""
+    """Raised in the supervisor's scope, so that interrupted turns continue in the next program."""
 
 
 @asynccontextmanager

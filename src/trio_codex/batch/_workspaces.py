@@ -183,7 +183,7 @@ async def _run(*command: str, lock: int | None = None) -> str:
     """Run a command, and return its output. Kill it if cancelled.
 
     Args:
-        command: The command.
+        command: The command and its arguments.
         lock: A file descriptor that the command inherits.
 
     Raises:

@@ -28,7 +28,7 @@ LONGEST_LOOK: Final = 1.0
 """The longest time that one attempt counts as waiting: if it takes longer, this program was blocked."""
 
 NOT_STORED: Final = ("no rollout found", ".jsonl is empty")
-"""Errors of a server that never stored a thread. It may have been killed just after it created the file."""
+"""Errors from a server that has never stored the thread. It may have been killed just after it created the file."""
 
 ARCHIVED: Final = "is archived"
 

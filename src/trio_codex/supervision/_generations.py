@@ -359,7 +359,7 @@ def with_absolute_socket(attachment: Attachment) -> Attachment:
 def with_absolute_paths(config: CodexConfig) -> CodexConfig:
     """Return a configuration with which a later start does the same, even in another working directory."""
     try:
-        # A name without a directory is searched on PATH.
+        # A name without a directory is looked up on PATH.
         programs = {
             name: os.path.abspath(os.path.expanduser(path))
             for name in ("codex_bin", "guard_python")
@@ -398,7 +398,7 @@ def _is_incurable(cause: Exception) -> bool:
     match cause:
         case errors.AttachError(status=401 | 403):
             return True
-        # There is no binary, or the server's exit status means a bad configuration or argument.
+        # There is no binary, or the server's exit status indicates a bad configuration or argument.
         case errors.StartError(phase="find") | errors.StartError(returncode=1 | 2):
             return True
         case _:
