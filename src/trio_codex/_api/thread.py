@@ -170,7 +170,7 @@ class Thread(StoredThread):
         """Run a turn as a scope.
 
         If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and
-        commands it started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
+        commands it started. The scope waits for confirmation that they have ended, within ``interrupt_grace``.
 
         Args:
             value: The input.

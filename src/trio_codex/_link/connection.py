@@ -103,7 +103,7 @@ class Connection:
         services: Runs the tasks of the connection.
         channel: The transport.
         limits: The limits of requests.
-        timeouts: All timeouts that measure how responsive the server is. The caller runs their service.
+        timeouts: The timeouts for the server's responses. The caller runs their service.
         secrets: Redacted from errors.
         instruments: Notified of what happens.
 
@@ -111,7 +111,7 @@ class Connection:
         close_reason: Why it ended; ``None`` while it is open.
         calls: The client's requests.
         instruments: Notified of what happens.
-        timeouts: All timeouts that measure how responsive the server is.
+        timeouts: The timeouts for the server's responses.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ class NullReceiver:
         """Ignore it."""
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Leave it to other clients."""
+        """Leave the request to other clients."""
 
     def on_junk(self, junk: Junk) -> None:
         """Ignore it."""

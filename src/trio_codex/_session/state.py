@@ -63,7 +63,7 @@ class TurnState:
         thread: The thread it belongs to.
         is_ours: Whether this client started it.
         outlives_scope: Whether it continues when its scope exits, and when the client closes.
-        is_partial: Whether it was running before this client received its events, and its items are incomplete.
+        is_partial: Whether its items are incomplete, because it was running before this client received its events.
         lists_no_root: Whether it is known only from a list without root ids, so that its events may have another id.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
         opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.

@@ -73,7 +73,7 @@ class EmptyDirectory:
         await trio.lowlevel.checkpoint()
 
     async def remove(self, path: Path) -> None:
-        """Remove it, with everything that the agent has written."""
+        """Remove the directory, with everything that the agent has written."""
         await _remove(path)
 
 

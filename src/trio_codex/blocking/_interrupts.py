@@ -48,7 +48,7 @@ class Interrupts:
         self._was_sent_again = False
 
     def install(self) -> bool:
-        """Replace Python's own handler, if this is the main thread. Return whether it was replaced."""
+        """Replace Python's own handler, if this is the main thread. Return whether this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return False
         if _current_handler(signal.SIGINT) is signal.default_int_handler:
@@ -56,8 +56,8 @@ class Interrupts:
         return True
 
     def watch(self, lock: threading.Lock) -> bool:
-        """Release the lock on an interrupt until :meth:`take`, if this is the main thread. Return whether it is."""
-        # Install it each time, because a notebook resets the default handler before each cell.
+        """Until :meth:`take`, release the lock on an interrupt. Return ``False`` if this is not the main thread."""
+        # Install the handler each time, because a notebook resets the default handler before each cell.
         if not self.install():
             return False
         self.waiting = lock
