@@ -21,7 +21,7 @@ OPTIONS: Final = frozenset(
 """The turn options that a task may have."""
 
 MAX_ID: Final = 200
-"""The longest id."""
+"""Maximum length of an id in characters."""
 
 
 def _check_options(_: object, __: Any, options: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trio_codex.batch._tasks import Task
 
 MAX_NAME: Final = 120
-"""The longest directory name made from an id. File systems allow 255 bytes."""
+"""Maximum length of a directory name made from an id. File systems allow 255 bytes."""
 
 LOCK_POLL: Final = 0.02
 """Seconds between attempts to lock a repository. Adding a small worktree takes about as long."""
