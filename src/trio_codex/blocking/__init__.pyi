@@ -5052,7 +5052,7 @@ class WindowsSandboxApi:
         """
 
 class Api:
-    """Every request of the client, as a typed coroutine."""
+    """Every client request, as a typed coroutine."""
     @property
     def account(self) -> AccountApi:
         """Requests with the prefix ``account/``."""
