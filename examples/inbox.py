@@ -16,7 +16,7 @@ LISTING = {("/bin/bash", "-c", "ls"), ("/bin/bash", "-lc", "ls")}
 async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
     """Answer each request in a separate task, as a user interface would."""
     async with trio.open_nursery() as nursery:
-        with iterating:  # the inbox never ends, but the pending answers do
+        with iterating:  # the inbox never ends, but pending answers do
             async for pending in inbox:
                 nursery.start_soon(answer, pending)
 

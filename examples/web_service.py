@@ -4,8 +4,9 @@ Each visitor has a turn. If the visitor disconnects, the turn ends on the server
 cancellation reaches the scope of the turn, and leaving that scope interrupts it. If the server dies, its visitors get
 an error, and the supervisor starts another server for later ones.
 
-It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it serves
-until you stop it. Without, it is visited four times: one visitor leaves early, and one sees the server die.
+It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it
+serves until you stop it. Without --serve, the script visits it four times: one visitor leaves early, and one sees the
+server die.
 """
 
 import json

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
 else:
-    # The public module creates enums first. The shorter this takes, the earlier Ctrl-C is handled.
+    # Importing the public module creates enums. Without that delay, Ctrl-C is handled earlier.
     import _signal as signal
 
 

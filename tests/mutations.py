@@ -34,7 +34,7 @@ MUTATIONS = [*CLIENT_MUTATIONS, *UPPER_FLOOR_MUTATIONS]
 
 
 def copy_tree(to):
-    """Copy everything the tests need to ``to``."""
+    """Copy to ``to`` everything that the tests need."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():

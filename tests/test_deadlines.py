@@ -252,7 +252,7 @@ def test_every_deadline_in_the_source_is_set_by_the_caller_or_bounds_cleanup():
                 "trio",
                 "current_time",
             }
-            assert bounds, f"{where}:{line}: a deadline of a bare number"
+            assert bounds, f"{where}:{line}: the deadline is a bare number"
             unknown = bounds - BUDGETS - BOUNDS.get(where, set())
             assert not unknown, f"{where}:{line}: what does {', '.join(unknown)} bound, and whose wait is it?"
     assert seen > 10

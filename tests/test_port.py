@@ -54,7 +54,7 @@ DIFFERENT = {
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Ignore Trio's worker thread, which outlives the start of a process by some seconds."""
+    """Ignore Trio's worker thread, which outlives the start of a process by several seconds."""
     with assert_nothing_left(ignore=["thread * (Trio thread *)"]):
         yield
 

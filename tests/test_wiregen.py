@@ -62,7 +62,7 @@ def bundle() -> schema.Bundle:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the generated files. Generating again takes no time."""
+    """Return a copy of the generated files, and replace the generator by one that returns its cached output."""
     for name, text in output.on_disk(output.PACKAGE).items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

@@ -77,7 +77,7 @@ class Database:
         self._late: list[tuple[str, tuple[object, ...]]] = []
         try:
             if path is not None:
-                # As SQLite does, so that all names of a file share one lock, also after a change of directory.
+                # As SQLite does, so that all names of a file share one lock, even after a change of directory.
                 self._file = os.path.realpath(path)
             if writes and path is not None:
                 self._lock = self._take_lock(Path(self._file))

@@ -46,7 +46,7 @@ def emit(protocol: Protocol, header: str) -> str:
         lines += ["", f"class {_class_name(group)}(Group):"]
         lines += [f'    """Requests with the prefix ``{prefix}/``."""', ""]
         lines += _methods(protocol, requests)
-    lines += ["", "class Api(Group):", '    """Every request of the client, as a typed coroutine."""', ""]
+    lines += ["", "class Api(Group):", '    """Every client request, as a typed coroutine."""', ""]
     for group, requests in sorted(named.items()):
         prefix = requests[0].name.partition("/")[0]
         lines += [

@@ -90,7 +90,7 @@ def kill(pid, sig=signal.SIGKILL):
 
 
 async def run_program(command, seconds=60, after=""):
-    """Run a program, kill it some seconds after its first output, and return its exit status and output."""
+    """Run a program, kill it a number of seconds after its first output, and return its exit status and output."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output)  # noqa: ASYNC220  # Trio's own function starts a thread
         try:

@@ -88,7 +88,7 @@ def sdk_config(directory):
 
 
 class Floor:
-    """The lower bound: a pipe, ``read``, split, parse. Owns the server process; knows no protocol."""
+    """The lower bound: a pipe, ``read``, split, parse. Owns the server process; independent of the protocol."""
 
     CHUNK = 64 * 1024
     """The default capacity of a pipe."""

@@ -112,7 +112,7 @@ async def test_ctrl_c_ends_the_program_quietly_and_the_next_run_continues_its_tu
     assert (again.status, again.out.strip()) == (0, "the other half"), again.err
 
 
-async def test_an_exit_of_the_function_is_that_of_the_command(program):
+async def test_the_exit_status_of_the_function_is_that_of_the_command(program):
     done = await run_cli(
         "supervise", "agents:exiting", "--journal", str(program.workspace / "j.db"), home=program
     )

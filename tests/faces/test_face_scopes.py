@@ -274,7 +274,7 @@ def hosts():
 
 
 @pytest.mark.real
-def test_an_async_policy_runs_in_the_event_loop_with_the_callers_context_also_inside_combinators():
+def test_an_async_policy_runs_in_the_event_loop_with_the_callers_context_even_inside_combinators():
     import contextvars
 
     name = contextvars.ContextVar("name", default="nobody")

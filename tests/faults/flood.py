@@ -12,7 +12,7 @@ import select
 from server import RESULTS
 
 CHUNK = 500
-"""The number of deltas between two checks of stdin."""
+"""The number of deltas between checks of stdin."""
 
 heard = []
 numbers = itertools.count(1)

@@ -30,7 +30,7 @@ class Seen:
     Attributes:
         opened: Whether ``open_codex()`` yielded a client.
         error: What the start, ``thread_start()`` or the turn raised.
-        later: What another request after that raised.
+        later: What a further request raised.
         close_reason: What ``wait_closed()`` returned if the connection had ended.
         result: The turn's result.
         text: The text that was streamed.

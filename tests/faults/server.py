@@ -114,7 +114,7 @@ def stubborn():
 
 
 def late(seconds):
-    """Exit some seconds after EOF, and ignore SIGTERM."""
+    """Exit several seconds after EOF, and ignore SIGTERM."""
     global lateness
     lateness = float(seconds)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

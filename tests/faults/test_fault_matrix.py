@@ -266,7 +266,7 @@ PLACES = (
         cell(
             fault,
             where,
-            # By default, each fault runs at one place, and two of them also while the server is closed.
+            # By default, each fault is injected at one point, and two of them also while the server is closed.
             slow=where != "during delta"
             and not (where == "close" and fault in ("stubborn", "grandchild:daemon")),
         )

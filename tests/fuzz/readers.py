@@ -92,7 +92,7 @@ def rpc(data):
 
 
 def notification(data):
-    """Decode a notification. The first byte selects the method, the rest is the parameters. Allows no exception."""
+    """Decode a notification. The first byte selects the method, and the rest is the parameters. Allows no exception."""
     if not data:
         return
     method = NOTIFICATIONS[data[0] % len(NOTIFICATIONS)]

@@ -159,7 +159,7 @@ async def test_a_rejoined_review_is_complete_although_it_is_listed_under_another
 
 @pytest.mark.parametrize("ends", ["by itself", "early"])
 async def test_a_thread_can_be_resumed_and_used_after_a_review(ends):
-    # The server goes on listing the review as running, under the id that ran it.
+    # The server keeps listing the review as running, under the id that ran it.
     async with two_clients() as (one, other, model):
         model.respond(*([Text("fine")] if ends == "by itself" else [Hang()]))
         model.default = Response(Text("done"))

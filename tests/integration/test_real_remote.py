@@ -117,7 +117,7 @@ async def test_64_open_commands_all_end_although_the_request_window_is_smaller()
 
         async def one():
             async with codex.exec(["sh", "-c", f"echo up; exec sleep {seconds(974)}"]) as process:
-                # A command that has not started yet may be left running by the server (Q60).
+                # A command that is killed right after its start may be left running by the server (Q60).
                 await process.stdout.receive_some()
                 processes.append(process)
                 if len(processes) == 64:
@@ -242,7 +242,7 @@ async def test_leaving_a_goal_early_pauses_it_and_ends_its_turn():
 
 
 async def test_a_goal_left_between_two_turns_starts_no_more_turns():
-    # If a goal is paused between two turns, the server starts one more (Q52).
+    # If a goal is paused between turns, the server starts one more (Q52).
     async with offline() as (codex, model, _):
         model.default = Response(Text("again"))
         thread = await codex.thread_start()

@@ -72,7 +72,7 @@ async def test_s20_a_bypass_survives_a_resume_and_a_bypass_set_by_a_turn_applies
             thread = await codex.thread_start(approval_mode=mode)
             await thread.run("persist")
             assert await is_bypassed(codex, thread)
-            # A fork takes over the approval policy, and the sandbox only on a newer server.
+            # A fork inherits the approval policy, and on newer servers also the sandbox.
             assert await is_bypassed(codex, await thread.fork()) == is_since("0.166.0")
             assert await is_bypassed(codex, await thread.fork(approval_mode=mode))
             other = await codex.thread_start()

@@ -27,7 +27,7 @@ def runs(pid):
 
 
 async def run_here(function, **options):
-    """Stand in for ``trio.to_thread.run_sync()``, whose worker thread stays around for some seconds."""
+    """Stand in for ``trio.to_thread.run_sync()``, whose worker thread stays around for several seconds."""
     await trio.lowlevel.checkpoint()
     return function()
 

@@ -101,7 +101,7 @@ def faults_of(method):
 
 
 async def observe(method, fault):
-    """Return what a client writes in response to one request, and its records by then."""
+    """Return what a client writes in response to one request, and its records at that point."""
     policy = Policy(**dict.fromkeys(CALLBACKS, FAULTS[fault]))
     written, turn_scope = [], trio.CancelScope()
     with trio.fail_after(5):

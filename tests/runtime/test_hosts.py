@@ -94,7 +94,7 @@ async def test_the_server_does_not_inherit_blocked_or_ignored_signals(guarded):
         status = await _output("/bin/cat", "/proc/self/status", guarded=guarded)
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     for field in ("SigBlk", "SigIgn"):
-        # 32 and 33 belong to the C library, which lets nobody change them.
+        # 32 and 33 belong to the C library, and cannot be changed.
         assert int(fields[field], 16) & ~(0b11 << 31) == 0, field
 
 

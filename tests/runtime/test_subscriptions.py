@@ -357,7 +357,7 @@ async def test_the_text_of_an_item_keeps_its_order_when_a_lagging_consumer_catch
     subscription, _ = subscribe(4)
     for text in "012":
         subscription.put(delta(text))  # the third begins to merge
-    got = await take(subscription, 2)  # below the lag again
+    got = await take(subscription, 2)  # no longer lagging
     subscription.put(delta("3"))
     subscription.put(delta("4"))  # lagging again
     subscription.end()

@@ -88,7 +88,7 @@ async def test_waiting_for_another_server_that_has_the_thread_is_logged_once(
     async with Kills().supervisor() as supervisor:
         async with supervisor.thread("a") as thread:
             await thread.run("one", key="1")
-        # The lock of a server that was just killed is free at the second try.
+        # The lock of a server that was just killed is free at the second attempt.
         monkeypatch.setattr(StoredServer, "_on_thread_resume", refuse_once)
         async with supervisor.thread("a"):
             assert [each for each in caplog.messages if "thread-000001" in each] == []

@@ -55,7 +55,7 @@ def test_every_name_of_a_journal_has_the_same_lock(path, journal, monkeypatch):
     again.close()
 
 
-def test_the_log_is_merged_also_after_the_program_has_changed_its_directory(path, tmp_path, monkeypatch):
+def test_the_log_is_merged_even_after_the_program_has_changed_its_directory(path, tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "CHECKPOINT_BYTES", 100_000)
     monkeypatch.chdir(tmp_path)
     journal = Journal(path.name)

@@ -16,7 +16,7 @@ async def test_a_program_of_keyed_steps_outlives_its_server():
         nursery.start_soon(keep_killing, supervisor, random.Random(5), 0.05, 0.5)
         async with supervisor.thread("a") as thread:
             results, keys = [], []
-            # A fast machine completes several steps between two kills.
+            # A fast machine completes several steps between kills.
             while len(keys) < 6 or supervisor.generation == 1:
                 keys.append(f"step-{len(keys)}")
                 results.append(await thread.run(f"do {keys[-1]}", key=keys[-1]))

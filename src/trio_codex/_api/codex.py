@@ -91,7 +91,7 @@ class Codex:
         """Send any request, including one that this version of trio-codex does not know.
 
         Args:
-            method: The method.
+            method: The method, such as ``"thread/list"``.
             params: The parameters: a wire value, or plain JSON with the names used on the wire.
 
         Returns:
@@ -232,12 +232,13 @@ class Codex:
         """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
         Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
-        the scope stops the watch on the server, even if it is cancelled while the watch starts.
+        the scope stops the watch on the server, even if the scope is cancelled while the watch is starting.
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
-                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. For a server that this
-                client did not start, both come from ``config``, or else from this process when the client was opened.
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. If this client did
+                not start the server, both come from its :class:`CodexConfig`, or else from this process at the time the
+                client was opened.
 
         Raises:
             ValueError: The directory that the path is relative to is unknown.

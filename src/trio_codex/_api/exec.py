@@ -1,7 +1,7 @@
 """A command on the server as a scope.
 
-The server responds to the request when the command has ended; output arrives before that, as notifications. The only way
-to end a command is SIGKILL for its process group, and only the response proves that the command has ended.
+The server responds to the request when the command has ended; output arrives before that, as notifications. The only
+way to end a command is SIGKILL to its process group, and only the response proves that the command has ended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ METHOD: Final = "command/exec"
 OUTPUT_METHOD: Final = "command/exec/outputDelta"
 
 RESEND_SECONDS: Final = 0.02
-"""Interval between checks whether a command that an overloaded server rejected was sent again."""
+"""Interval between checks of whether a command that an overloaded server rejected has been sent again."""
 
 
 class _Output(msgspec.Struct):

@@ -5700,7 +5700,7 @@ class WindowsSandboxApi(Group):
 
 
 class Api(Group):
-    """Every request of the client, as a typed coroutine."""
+    """Every client request, as a typed coroutine."""
 
     @cached_property
     def account(self) -> AccountApi:

@@ -44,7 +44,7 @@ class GoalHandle:
 
     @property
     def turn_id(self) -> str | None:
-        """The id of the running turn; ``None`` between two turns."""
+        """The id of the running turn; ``None`` between turns."""
         turn = self._state.open_turn
         return None if turn is None else turn.id
 
@@ -76,7 +76,7 @@ class GoalHandle:
         return TurnText(self._state.events)
 
     async def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn. Between two turns, wait for the next one first.
+        """Send more input to the running turn. Between turns, wait for the next one first.
 
         Raises:
             InvalidRequestError: The goal is over.
@@ -114,8 +114,8 @@ class GoalHandle:
     async def wait(self) -> GoalResult:
         """Wait until the goal is over.
 
-        That is when it is complete, blocked, limited, paused or cleared, or when its turn failed or was interrupted.
-        Buffered events are discarded.
+        A goal is over when it is complete, blocked, limited, paused or cleared, or when its turn failed or was
+        interrupted. Buffered events are discarded.
 
         Raises:
             TurnLost: The connection ended, or a turn was abandoned.
@@ -154,7 +154,7 @@ async def open_goal(
         yield make(session, thread, goal)
     goal.events.release()
     try:
-        # If the client has closed meanwhile, there is nothing to end, and its nursery is gone.
+        # If the client has closed in the meantime, there is nothing to end, and its nursery is gone.
         if session.connection.close_reason is None or any(turn.callbacks for turn in goal.turns):
             await body.finish(session.services, goal.finish)
     finally:

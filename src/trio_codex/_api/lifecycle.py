@@ -68,7 +68,7 @@ _HINTS: Final = (
     ),
     (
         r"unexpected argument|unrecognized subcommand|Usage:",
-        "This binary does not support app-server as this client expects; run trio-codex doctor.",
+        "This client cannot use the app-server of this binary; run trio-codex doctor.",
     ),
 )
 
@@ -350,7 +350,7 @@ class ClientLifecycle:
                         if turn.is_ours:
                             nursery.start_soon(session.ender.end_turn, turn)
                             continue
-                        # Imported when it was rejoined.
+                        # The rejoin has imported this module.
                         from trio_codex._session.rejoining import end_rejoined
 
                         nursery.start_soon(end_rejoined, session, turn)

@@ -31,7 +31,7 @@ class McpServers:
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
         """Return the tools and resources of each MCP server, and whether it requires a login.
 
-        For this, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
+        To find out, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
 
         Raises:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
@@ -126,7 +126,7 @@ class ThreadMcpServers:
         """Call a tool. Waits until the MCP server has started.
 
         No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
-        makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
+        makes to its user during the call go to the thread's policy, then to the client's. With the approval policy
         ``never``, the server declines them on its own.
 
         If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel

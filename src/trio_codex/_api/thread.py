@@ -170,7 +170,7 @@ class Thread(StoredThread):
         """Run a turn as a scope.
 
         If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and
-        commands it started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
+        commands it started. The scope waits for confirmation that they have ended, within ``interrupt_grace``.
 
         Args:
             value: The input.
@@ -449,7 +449,7 @@ class Thread(StoredThread):
         elif state.turn is not None and self._has_to_end(state.turn):
             state.turn.machine.leave()
             await session.ender.end_turn(state.turn)
-        # Unloading a thread, as archiving does, has ended its terminals and all subscriptions.
+        # If the thread was unloaded, for example to archive it, its terminals and all subscriptions have ended.
         if state.handles or state.pending or state.is_unloaded:
             await trio.lowlevel.checkpoint()
             return

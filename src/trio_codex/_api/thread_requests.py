@@ -43,7 +43,7 @@ BEING_STORED: Final = ("list_turns is not supported yet", ".jsonl is empty")
 """Errors for resuming a thread whose first turn, started by another client, the server has not stored yet."""
 
 STORING_LOOKS: Final = 10
-"""Number of tries, within half a second. The server stores a turn within 50 ms of its start."""
+"""Number of attempts, within half a second. The server stores a turn within 50 ms of its start."""
 
 
 class Opened(msgspec.Struct, frozen=True, eq=False):

@@ -26,7 +26,7 @@ _PLAIN_NAMES: Final = frozenset(
 )
 
 _FLAGS: Final = frozenset({"auto", "false", "none", "null", "true"})
-"""Values that are never secrets, whatever the name of the variable, such as that of TOKENIZERS_PARALLELISM."""
+"""Values that are never secrets, even if the name of the variable suggests one, as TOKENIZERS_PARALLELISM does."""
 
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH|PIN\b", re.IGNORECASE)
 

@@ -27,7 +27,7 @@ HOSTS: Final[set[Host]] = set()
 """The hosts whose thread is running."""
 
 HOSTLESS: Final[set[Operation]] = set()
-"""Operations that wait before their host is known. They fail when the last host ends."""
+"""Operations whose host is not known yet. They fail when the last host ends."""
 
 
 class OpenScope(Around):

@@ -60,7 +60,7 @@ class Proxy:
     Attributes:
         face_target: The handle in the Trio thread.
         face_host: Its host.
-        face_unread: Fetched elements of an iteration that were not returned yet, in reverse order.
+        face_unread: Fetched elements of an iteration that have not been returned yet, in reverse order.
         face_scopes: The scopes that were entered with this proxy.
     """
 

@@ -31,7 +31,7 @@ class Policy(policies.Policy):
 
 
 class PlainTool(tools.Tool[Any, Any]):
-    """A tool that is a plain function if called directly."""
+    """A tool created from a plain function. Calling the tool calls the function."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         function = self.function

@@ -34,7 +34,7 @@ class Caller(Protocol):
 
     Attributes:
         watch: Reports requests to the instruments.
-        timeouts: All timeouts that measure how responsive the server is.
+        timeouts: The timeouts for the server's responses.
     """
 
     watch: RequestWatch
@@ -146,7 +146,7 @@ class Call(msgspec.Struct, eq=False):
         return self._result
 
     async def answer_within(self, seconds: float) -> msgspec.Raw:
-        """Wait for the response with a timeout. The call stays pending if it expires.
+        """Wait for the response with a timeout. If the timeout expires, the call stays pending.
 
         Raises:
             RequestTimeout: The timeout expired.
@@ -162,7 +162,7 @@ class Call(msgspec.Struct, eq=False):
         await self._outcome_known.wait()
 
     def take_back(self) -> bool:
-        """Cancel the call if its line was not handed to the writer yet; return whether that succeeded.
+        """Cancel the call if its line has not been handed to the writer; return whether that succeeded.
 
         Otherwise the server may act on it, but if it rejects the call as overloaded, the call is not retried.
         """

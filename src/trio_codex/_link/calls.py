@@ -49,14 +49,14 @@ class Calls:
         channel: Where lines go.
         window: How many requests that the server answers immediately may be in progress.
         request_timeout: Seconds for such a request, and the longest that any request may wait to be sent.
-        timeouts: All timeouts that measure how responsive the server is.
+        timeouts: The timeouts for the server's responses.
         instruments: Notified of what happens.
 
     Attributes:
         close_reason: Why the connection ended; ``None`` while it is open.
         write_queue: The queue of outgoing lines.
         watch: Reports requests to the instruments.
-        timeouts: All timeouts that measure how responsive the server is.
+        timeouts: The timeouts for the server's responses.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Calls:
             self._send_admitted()
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
-        """Return the error for a call that timed out. Take it back if the server rejected it as overloaded."""
+        """Return the error for a call that timed out. If the server rejected it as overloaded, take the call back."""
         if call.refusal is not None and call.waits:
             # A retry that was already sent may have been accepted.
             self.take_back(call, call.refusal)

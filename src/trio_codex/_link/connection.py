@@ -48,7 +48,7 @@ SILENCE_SECONDS: Final = 20.0
 """How long a transport that can ping may be silent before it is pinged."""
 
 SAMPLES: Final = 4
-"""Number of checks for silence in that time, so that a ping is late by at most a quarter of it."""
+"""Number of checks in :data:`SILENCE_SECONDS`, so that a ping is late by at most a quarter of that time."""
 
 PONG_SECONDS: Final = 10.0
 """How long the answer to a ping may take."""
@@ -103,7 +103,7 @@ class Connection:
         services: Runs the tasks of the connection.
         channel: The transport.
         limits: The limits of requests.
-        timeouts: All timeouts that measure how responsive the server is. The caller runs their service.
+        timeouts: The timeouts for the server's responses. The caller runs their service.
         secrets: Redacted from errors.
         instruments: Notified of what happens.
 
@@ -111,7 +111,7 @@ class Connection:
         close_reason: Why it ended; ``None`` while it is open.
         calls: The client's requests.
         instruments: Notified of what happens.
-        timeouts: All timeouts that measure how responsive the server is.
+        timeouts: The timeouts for the server's responses.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Connection:
         return self.close_reason
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, not counting stalls. Raise the connection's error as soon as it ends."""
+        """Sleep for a number of seconds, not counting stalls. Raise the connection's error as soon as it ends."""
         with self.timeouts.move_on_after(seconds):
             await self._ended.wait()
         self.check_open()

@@ -97,7 +97,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
-        # If the path would be too long for a socket, the daemon puts a link there.
+        # If this path is too long for a socket, the daemon creates a link at this path.
         home = os.fspath(codex_home or "")
         return Address(
             url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))

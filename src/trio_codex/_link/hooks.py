@@ -53,7 +53,7 @@ class RequestRecord:
         id: The JSON-RPC id; ``None`` until one is allocated.
         sent_at: Trio time at which the request was handed to the writer; ``None`` before that.
         ended_at: Trio time at which the outcome became known; ``None`` before that.
-        outcome: The outcome.
+        outcome: How the request ended; ``None`` before that.
         error: The exception, if it failed.
     """
 
@@ -85,7 +85,7 @@ class ServerRequestRecord:
         params: The raw parameters; ``None`` if the line could not be parsed.
         received_at: Trio time at which the request arrived.
         ended_at: Trio time at which the outcome became known; ``None`` before that.
-        outcome: The outcome.
+        outcome: How the request ended; ``None`` before that.
     """
 
     connection: int

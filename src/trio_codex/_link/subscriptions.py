@@ -135,7 +135,7 @@ class Subscription(Generic[E]):
             self._put_lagging(event)
         else:
             if self._growing:
-                # The consumer caught up. Forget the merge targets: a later merge must not overtake unmerged events.
+                # The consumer has caught up. Forget the merge targets: a later merge must not overtake unmerged events.
                 self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size
@@ -153,7 +153,7 @@ class Subscription(Generic[E]):
         self.end()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End the stream after the buffered events, optionally with an error, created anew for each later read."""
+        """End the stream after the buffered events. With ``error``, each later read raises what it returns."""
         if not self._ended:
             self._ended = True
             self._accepting = False

@@ -67,7 +67,7 @@ class Timeouts:
         self._stalls: deque[tuple[float, float]] = deque(maxlen=STALLS_KEPT)
         self._stalled = 0.0
         self._earlier = trio.Event()
-        # When the service should run next, on both clocks.
+        # When the service should run next, by Trio's clock and by the system's monotonic clock.
         self._awaited = (math.inf, math.inf)
         self.reads: int = 0
         self.reader_is_busy: bool = False
@@ -107,7 +107,7 @@ class Timeouts:
                 self.end(timeout)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep for some seconds, not counting stalls."""
+        """Sleep for a number of seconds, not counting stalls."""
         over = trio.Event()
         timeout = self.start(seconds, over.set)
         try:

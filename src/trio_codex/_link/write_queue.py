@@ -1,7 +1,7 @@
 """The queue of outgoing lines: their order, and which ones can still be taken back.
 
-A line is either queued, and its sender can take it back as if it had never been sent, or it was taken and is written
-whole. There is no third state, so a cancelled sender never leaves a partial line.
+A line is either queued, so that its sender can take it back as if it had never been sent, or taken, and then it is
+written whole. There is no third state, so a cancelled sender never leaves a partial line.
 
 If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
 start on it sooner. If the stream could not take the whole line, the writer sends the rest, and then everything queued
@@ -102,7 +102,7 @@ class WriteQueue:
         return True
 
     def put_control(self, data: bytes) -> None:
-        """Send a frame of the transport itself before the next line. It replaces an earlier frame that is unsent."""
+        """Send a frame of the transport itself before the next line. It replaces an earlier, unsent frame."""
         if not self._closed:
             self._control = data
             self._wake()
@@ -120,7 +120,7 @@ class WriteQueue:
             queued_line.line = b""
 
     def take_back(self, queued_line: QueuedLine) -> bool:
-        """Remove a line that was not taken yet; return whether that succeeded."""
+        """Remove a line that has not been taken yet; return whether that succeeded."""
         if queued_line.taken:
             return False
         for queue in (self._ordinary, self._urgent):

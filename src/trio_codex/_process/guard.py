@@ -52,7 +52,7 @@ KILL = b"K"
 EOF_GRACE = 0.5
 """Seconds for the server to exit on its own once the client is gone. The real one takes 10 to 65 ms after EOF."""
 TERM_GRACE = 0.5
-"""Seconds for it to exit on SIGTERM after that. The real one takes 33 ms."""
+"""Seconds for the server to exit on SIGTERM, if it does not exit on EOF. The real one takes 33 ms."""
 STRAGGLER_GRACE = 0.25
 """Seconds between SIGTERM and SIGKILL for what the server left behind, in which ``docker run`` can stop its container."""
 CHASE = 0.01
@@ -63,7 +63,8 @@ GIVE_UP = 30.0
 """Seconds after which to stop sending SIGKILL. Only processes of another user, which cannot be killed, survive that long."""
 
 PID_LIMIT = 1 << 22
-"""The maximum process id on Linux."""
+USUAL_PIDS = 1 << 15
+"""The limits on process ids: of every kernel, and of most."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -90,7 +91,7 @@ class Process:
 
 
 def table_is_ours() -> bool:
-    """Return whether ``/proc`` exists and belongs to our PID namespace. In another one, ids mean other processes."""
+    """Return whether ``/proc`` exists and belongs to our PID namespace, so that its ids are those of our processes."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -134,7 +135,7 @@ def descendants(root: int) -> list[Process]:
 
 
 def own_children() -> list[int]:
-    """Return our children without a process table, by probing every id that one of them can have.
+    """Return our children without a process table, by probing the ids that they can have; those with high ids later.
 
     All of them are younger than this process and older than a child forked now, which bounds their ids.
     """
@@ -142,8 +143,11 @@ def own_children() -> list[int]:
     youngest = os.fork()
     if youngest == 0:
         os._exit(0)
-    ids = [range(me + 1, youngest)] if youngest > me else [range(me + 1, PID_LIMIT), range(2, youngest)]
-    return [pid for each in ids for pid in each if _is_child(pid)]
+    parts = [[range(me + 1, youngest)]]
+    if youngest < me:  # the ids have started over, and probing all of them takes seconds
+        parts = [[range(2, youngest), range(me + 1, USUAL_PIDS)], [range(max(me + 1, USUAL_PIDS), PID_LIMIT)]]
+    found = ([pid for ids in part for pid in ids if _is_child(pid)] for part in parts)
+    return next(filter(None, found), [])
 
 
 def _is_child(pid: int) -> bool:

@@ -152,7 +152,7 @@ class GuardedProcess(ServerProcess):
     async def _settle(self, done: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
         while not (done() or self._failure or self._guard_gone or self._closed):
-            # Acquire the lock anew for each report, because another task may read the one that this task waits for.
+            # Acquire the lock again for each report, because another task may read the one that this task waits for.
             async with self._listening:
                 if not (done() or self._failure or self._guard_gone or self._closed):
                     with contextlib.suppress(trio.ClosedResourceError):

@@ -50,7 +50,7 @@ class _HeldFileLoader(SourceFileLoader):
 
 
 def _is_current(bytecode: bytes, stats: Mapping[str, float]) -> bool:
-    """Return whether bytecode belongs to a source with this status, so that the source is not needed."""
+    """Return whether bytecode was compiled from a source file with this status, and can replace it."""
     stamp = (0, int(stats["mtime"]) & 0xFFFFFFFF, int(stats["size"]) & 0xFFFFFFFF)
     return bytecode[:16] == MAGIC_NUMBER + struct.pack("<3L", *stamp)
 

@@ -1,7 +1,7 @@
 """The interface of a server process: its streams, its exit status, and the shutdown of the whole process tree.
 
-Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). It runs any command and knows
-neither JSON nor Codex.
+Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). It runs any command, and
+is independent of JSON and Codex.
 
 On Linux the server runs under a guard process (:mod:`trio_codex._process.guarded`). Elsewhere
 :mod:`trio_codex._process.group` relies on a process group.
@@ -114,7 +114,7 @@ class ServerProcess(ABC):
         over. Finally, it closes the streams, and tasks that use them get :exc:`trio.ClosedResourceError`. Another task
         must keep draining stdout meanwhile, or the server will not exit on EOF.
 
-        It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
+        It takes at most ``grace`` plus about a second. Cancellation ends the grace period: the tree is killed behind a
         shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
 
         Returns:

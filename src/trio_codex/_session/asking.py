@@ -128,7 +128,7 @@ def _deciders(
                 call: Callable[[Any], Awaitable[object]] = tools.call
                 if approvals.is_shared:
                     # The server resends parked requests. This one may have been answered over an earlier connection,
-                    # unless its turn began on this one.
+                    # unless its turn began on the current connection.
                     is_new = state is not None and state.turn is not None and state.turn.is_ours
                     call = partial(tools.call_on_shared_server, may_be_repeated=not is_new)
                 yield DecidedBy.tool, tool.full_name, call

@@ -125,7 +125,11 @@ class TurnEnder:
         self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
-        """Stop waiting for something else to end, following ``on_stuck_turn``. ``what`` says what did not end."""
+        """Stop waiting for work other than a turn to end, as ``on_stuck_turn`` specifies.
+
+        Args:
+            what: What did not end, as a clause for the error.
+        """
         if self._server.config.on_stuck_turn == "abandon":
             logger.error("%s; it was abandoned and may still be running", what)
         else:

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 NEXT_TURN_SECONDS: Final = 1.0
-"""How long to wait for another turn after pausing a goal between two turns.
+"""How long to wait for another turn after pausing a goal between turns.
 
-By then the server has started one if it was going to. Of 72 goals paused between two turns, each got one more turn within
+By then the server has started one if it was going to. Of 72 goals paused between turns, each got one more turn within
 22 ms; on a busy machine, one got none (Q52).
 """
 
@@ -57,7 +57,8 @@ class GoalResult:
         goal: The goal as last reported by the server, with its status and the tokens and time used; ``None`` if it
             was cleared.
         turns: The results of its turns, in order.
-        status: The status of the goal; ``active`` if its last turn was interrupted and the goal was not paused yet.
+        status: The status of the goal; ``active`` if its last turn was interrupted and the goal has not been paused
+            yet.
         final_response: The final response of the last turn.
     """
 
@@ -113,7 +114,7 @@ class GoalState(TurnSequence, EventSink):
             meters = (meter, thread.meter, session.meter)
             budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
-            # The server has already started it. Ending the goal ends it.
+            # The server has already started the turn. Ending the goal ends it.
             self._body.fail(exc)
         callbacks = CallbackGroup(self._body.fail, self._context)
         owner = TurnOwner(self.opener, _GoalTurnSink(self), callbacks, self._policy, meter, budget_tracker)
@@ -139,7 +140,7 @@ class GoalState(TurnSequence, EventSink):
             self.over.set()
 
     def conclude(self) -> None:
-        """Record that the goal was paused between two turns and that no other turn started."""
+        """Record that the goal was paused between turns and that no other turn started."""
         if self.open_turn is None and not self.active and not self.over.is_set():
             self.events.end()
             self._begun.set()
@@ -267,7 +268,7 @@ class GoalState(TurnSequence, EventSink):
                 f"the goal of thread {self._thread.id} could not be paused within interrupt_grace"
             )
             return
-        # Each turn has its own timeout, after which it is given up.
+        # Each turn has its own timeout, after which it is abandoned.
         await self._end_turns(look_out=look_out)
         with self._session.timeouts.move_on_after(grace):
             await trio.lowlevel.checkpoint()

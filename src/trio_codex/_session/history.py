@@ -35,7 +35,7 @@ class History:
     """The stored turns of the threads of one client.
 
     Args:
-        server: The server.
+        server: Sends the requests.
         instruments: Notified of turns that are found open.
     """
 
@@ -67,7 +67,7 @@ class History:
             params = {"threadId": turn.thread.id, "itemsView": "full", "limit": 1, "cursor": cursor}
             page = object_of(await self._server.request_json("thread/turns/list", params))
             for record in map(object_of, list_of(page.get("data"))):
-                # Another turn may have started meanwhile.
+                # Another turn may have started in the meantime.
                 if turn.machine.goes_by(string_of(record.get("id"))):
                     turn.complete(record)
                     return

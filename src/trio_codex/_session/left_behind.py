@@ -42,7 +42,7 @@ class LeftTurn(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         thread_id: The id of its thread.
         turn_ids: The ids under which it may be running; empty for a goal, or if the response to its start was also lost.
-        earlier_ids: Ids of turns of the thread that had ended before.
+        earlier_ids: Ids of earlier turns of the thread, which had ended.
         is_goal: Whether the server starts turns on its own until the goal is paused.
         is_rejoined: Whether it is a turn of another client that this client was to end, and that may pursue a goal.
     """
@@ -74,7 +74,7 @@ class NullReceiver:
         """Ignore it."""
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Leave it to other clients."""
+        """Leave the request to other clients."""
 
     def on_junk(self, junk: Junk) -> None:
         """Ignore it."""
@@ -92,7 +92,7 @@ async def end_left_turns(server: Server, turns: list[LeftTurn]) -> None:
 
     Args:
         server: The server.
-        turns: The turns. Those that have ended are removed.
+        turns: The turns to interrupt. Those that have ended are removed.
 
     Raises:
         CodexError: As for any request.
@@ -134,7 +134,7 @@ async def _end(server: Server, turn: LeftTurn) -> None:
             await _interrupt(server, turn.thread_id, str(newest.get("id")))
             if not turn.is_goal:
                 return
-            # A goal that is paused between two turns may get one more turn.
+            # A goal that is paused between turns may get one more turn.
         elif newest is not None and turn.turn_ids and not may_be_starting(newest):
             # If no id is known, the newest turn may be an earlier one that this client never saw.
             return

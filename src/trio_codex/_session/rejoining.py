@@ -53,7 +53,7 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
 
     Args:
         session: The client.
-        turn: The turn.
+        turn: The rejoined turn.
         seen: The threads that were visited.
 
     Raises:

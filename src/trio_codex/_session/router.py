@@ -93,7 +93,7 @@ class Router:
 
         Args:
             pending: The pending handle that it replaces.
-            handle: The handle.
+            handle: The handle to register.
             thread_id: The id of its thread.
             cwd: The working directory of the thread.
             newest: The newest turn of the thread, as plain JSON; empty if there is none.

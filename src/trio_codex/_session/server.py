@@ -73,7 +73,7 @@ class Server:
 
     @property
     def timeouts(self) -> Timeouts:
-        """The timeouts that measure how responsive the server is."""
+        """The timeouts for the server's responses."""
         return self.connection.timeouts
 
     @property

@@ -51,7 +51,7 @@ def take_snapshot(
 
     The thread's ``status`` is not reliable here: it may be idle while a turn is about to run.
 
-    ``was_unsubscribed`` says whether the client was not subscribed until now, and so may have missed events.
+    ``was_unsubscribed`` says whether the client may have missed events, because it was not subscribed until now.
     """
     turn_id = string_of(newest.get("id"))
     if turn_id is None or thread.sequence is not None:

@@ -63,7 +63,7 @@ class TurnState:
         thread: The thread it belongs to.
         is_ours: Whether this client started it.
         outlives_scope: Whether it continues when its scope exits, and when the client closes.
-        is_partial: Whether it was running before this client received its events, and its items are incomplete.
+        is_partial: Whether its items are incomplete, because it was running before this client received its events.
         lists_no_root: Whether it is known only from a list without root ids, so that its events may have another id.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
         opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.
@@ -333,13 +333,13 @@ class ThreadState:
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
-        sequence: The sequence of turns that the server starts on its own; also set between two of them.
+        sequence: The sequence of turns that the server starts on its own; also set between turns.
         cwd: Its working directory, as last reported.
         flags: What the server is waiting for on this thread, such as ``waitingOnApproval``.
         held_requests: The number of its requests that a callback of this client is handling.
         meter: Counts the resources used by its turns and by the agents they spawn.
         handles: The handles of this client for it.
-        pending: The handles whose request to resume it is in flight.
+        pending: The handles whose requests to resume it are in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
         is_unloaded: Whether the server has reported that it is no longer in memory, as after archiving it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.

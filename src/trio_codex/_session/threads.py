@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trio_codex._session.state import TurnSequence, TurnState
 
 LEFT_TURNS_KEPT: Final = 64
-"""Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
+"""How many turns that were left early or interrupted are remembered. An agent is announced within about 50 ms."""
 
 UNKNOWN_BYTES: Final = 1024 * 1024
 """Maximum size of state kept for threads not opened here: about 400 open turns."""

@@ -57,7 +57,7 @@ class TurnMachine:
         id: The id that identifies it; ``None`` until the server has reported it.
         active_id: The id under which it can be interrupted and steered; ``None`` until there is one.
         root_id: The turn it works for, if different: the turn that spawned its agent, or the review that it runs.
-        phase: The phase.
+        phase: Its phase on the server.
         was_left: Whether its scope exited while it was live.
         is_cleaned_up: Whether its scope has exited and cleanup is complete. Its agents are no longer needed.
         loss: Why its end was not observed, and the close reason if the connection ended; ``None`` if it is not lost.

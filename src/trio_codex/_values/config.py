@@ -111,7 +111,7 @@ class ClientConfig:
         experimental_api: Enable the experimental part of the protocol. Without it the server rejects experimental
             methods and fields.
         opt_out_notifications: Methods of notifications that the server should not send.
-        request_window: Maximum number of requests in progress that the server answers immediately.
+        request_window: Maximum number of concurrent requests, counting only those that the server answers immediately.
         max_line_bytes: Maximum size of an inbound message in bytes. A longer message is discarded, and the request or
             turn that it belongs to fails.
         event_buffer: Bounds of each consumer's buffer.

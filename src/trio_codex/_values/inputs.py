@@ -134,7 +134,11 @@ TurnInput: TypeAlias = str | InputItem | Sequence[str | InputItem] | ExternalMes
 def wire_input(
     value: TurnInput, absolute: AbsolutePath = expand
 ) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
-    """Convert input to its wire format, as user input and tool output. ``absolute`` converts the path of a file.
+    """Convert input to its wire format: a list of user input, and the tool output of an external message.
+
+    Args:
+        value: The input.
+        absolute: Converts the path of a file.
 
     Raises:
         TypeError: The value is not an input.

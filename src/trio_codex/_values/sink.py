@@ -44,7 +44,7 @@ class SelectedEvents(EventSink):
         self._methods = frozenset(methods)
 
     def put(self, event: Event) -> None:
-        """Pass it on, or drop it."""
+        """Pass the event on, or drop it."""
         if event.method in self._methods:
             self._sink.put(event)
 

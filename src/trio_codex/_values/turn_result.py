@@ -71,7 +71,8 @@ class TurnResult(Generic[OutputT_co]):
         started_at: Unix time in seconds, as reported by the server.
         completed_at: Unix time in seconds, as reported by the server.
         duration_ms: Milliseconds from start to end, as reported by the server.
-        parts: The results of the single turns, if a :class:`~trio_codex.supervision.SupervisedThread` needed several.
+        parts: The results of the individual turns, if a :class:`~trio_codex.supervision.SupervisedThread` needed
+            several.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What a given server version lacks: options that it would silently ignore, and methods that it lacks.
+"""What a server version does not support: options that it would silently ignore, and methods that it would reject.
 
 A server that does not report its version, or is a build without one (0.0.0), is assumed to support everything.
 """

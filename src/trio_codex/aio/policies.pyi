@@ -134,7 +134,7 @@ class Pending:
 
     Attributes:
         kind: The kind of request: the name of the policy's callback.
-        request: The request.
+        request: The request, as a callback receives it.
         asked_at: Trio time at which the request arrived.
     """
 

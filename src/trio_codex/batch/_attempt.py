@@ -82,7 +82,7 @@ class Attempt:
         """Call the solver, and return its value as plain JSON, or ``None`` if the time limit is exceeded.
 
         Args:
-            supervisor: The server.
+            supervisor: Supervises the server to run on.
             starts: Limits how many attempts start concurrently. Waiting for it does not count toward the task's time.
             scope: Leaves the thread.
         """

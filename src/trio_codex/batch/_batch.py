@@ -116,7 +116,7 @@ class Batch:
 
 
 class _Unfinished(Exception):
-    """Raised out of the supervisor's scope, so that interrupted turns continue in the next program."""
+    """Raised in the supervisor's scope, so that interrupted turns continue in the next program."""
 
 
 @asynccontextmanager
@@ -245,7 +245,7 @@ def _check(
     if min(turns, turns if starting is None else starting) < 1:
         raise ValueError("turns and starting must be at least 1")
     if servers != "per-task" and not (isinstance(servers, int) and servers >= 1):
-        raise ValueError(f"servers must be a number of at least 1 or 'per-task', not {servers!r}")
+        raise ValueError(f"servers must be 'per-task' or a number greater than 0, not {servers!r}")
     if on_death not in ("fresh", "continue"):
         raise ValueError(f"on_death must be 'fresh' or 'continue', not {on_death!r}")
     if keep not in ("failed", "all", "none"):

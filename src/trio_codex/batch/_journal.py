@@ -230,7 +230,8 @@ class Journal:
         Args:
             task: The task.
             progress: Its progress.
-            late: Whether it may wait for the next commit. A kill before that loses it.
+            late: Whether it may wait for the next commit. If the program is killed before that commit, this record is
+                lost.
         """
         self._save(self._db.write_late if late else self._db.write, task, progress)
 

@@ -21,7 +21,7 @@ OPTIONS: Final = frozenset(
 """The turn options that a task may have."""
 
 MAX_ID: Final = 200
-"""The longest id."""
+"""Maximum length of an id in characters."""
 
 
 def _check_options(_: object, __: Any, options: Mapping[str, Any]) -> None:
@@ -49,8 +49,8 @@ class Task:
     """One task of a batch.
 
     Attributes:
-        id: Its id, unique in the batch: at most 200 characters.
-        prompt: The prompt.
+        id: Its id, unique in the batch, with at most 200 characters.
+        prompt: The prompt to run.
         options: Options of its turns: ``approval_mode``, ``effort``, ``model``, ``output_schema``, ``sandbox``,
             ``service_tier`` or ``summary``, as in :class:`~trio_codex.TurnOptions`. With an ``output_schema``, the value
             is the final response as JSON.
@@ -77,7 +77,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     gets the number of its line.
 
     Args:
-        path: The path. A file whose name ends in ``.csv`` is read as CSV.
+        path: The path of the file. A file whose name ends in ``.csv`` is read as CSV.
 
     Raises:
         ValueError: A line is not a task, or two tasks have the same id. The message names the line.

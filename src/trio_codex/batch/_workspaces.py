@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from trio_codex.batch._tasks import Task
 
 MAX_NAME: Final = 120
-"""The longest directory name made from an id. File systems allow 255 bytes."""
+"""Maximum length of a directory name made from an id. File systems allow 255 bytes."""
 
 LOCK_POLL: Final = 0.02
-"""Seconds between two attempts to lock a repository. Adding a small worktree takes about as long."""
+"""Seconds between attempts to lock a repository. Adding a small worktree takes about as long."""
 
 REPORTER: Final = (
     sys.executable,
@@ -73,7 +73,7 @@ class EmptyDirectory:
         await trio.lowlevel.checkpoint()
 
     async def remove(self, path: Path) -> None:
-        """Remove it, with everything that the agent has written."""
+        """Remove the directory, with everything that the agent has written."""
         await _remove(path)
 
 
@@ -183,7 +183,7 @@ async def _run(*command: str, lock: int | None = None) -> str:
     """Run a command, and return its output. Kill it if cancelled.
 
     Args:
-        command: The command.
+        command: The command and its arguments.
         lock: A file descriptor that the command inherits.
 
     Raises:

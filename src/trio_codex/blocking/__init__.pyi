@@ -127,7 +127,7 @@ class Codex:
         """Send any request, including one that this version of trio-codex does not know.
 
         Args:
-            method: The method.
+            method: The method, such as ``"thread/list"``.
             params: The parameters: a wire value, or plain JSON with the names used on the wire.
 
         Returns:
@@ -242,12 +242,13 @@ class Codex:
         """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
         Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
-        the scope stops the watch on the server, even if it is interrupted while the watch starts.
+        the scope stops the watch on the server, even if the scope is cancelled while the watch is starting.
 
         Args:
             path: The path to watch. A relative path is resolved against the working directory in which the server was
-                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. For a server that this
-                client did not start, both come from ``config``, or else from this process when the client was opened.
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. If this client did
+                not start the server, both come from its :class:`CodexConfig`, or else from this process at the time the
+                client was opened.
 
         Raises:
             ValueError: The directory that the path is relative to is unknown.
@@ -515,7 +516,7 @@ class McpServers:
     def list(self) -> tuple[wire.McpServerStatus, ...]:
         """Return the tools and resources of each MCP server, and whether it requires a login.
 
-        For this, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
+        To find out, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
 
         Raises:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
@@ -582,7 +583,7 @@ class ThreadMcpServers:
         """Call a tool. Waits until the MCP server has started.
 
         No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
-        makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
+        makes to its user during the call go to the thread's policy, then to the client's. With the approval policy
         ``never``, the server declines them on its own.
 
         If this is interrupted, the call runs to its end and its result is discarded, because the protocol cannot cancel
@@ -735,7 +736,7 @@ class Goal:
         """The status as last reported by the server, such as ``"active"``; ``None`` if the goal was cleared."""
     @property
     def turn_id(self) -> str | None:
-        """The id of the running turn; ``None`` between two turns."""
+        """The id of the running turn; ``None`` between turns."""
     @property
     def turns(self) -> tuple[TurnResult, ...]:
         """The results of the turns that have ended."""
@@ -752,7 +753,7 @@ class Goal:
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn. Between two turns, wait for the next one first.
+        """Send more input to the running turn. Between turns, wait for the next one first.
 
         Raises:
             InvalidRequestError: The goal is over.
@@ -769,8 +770,8 @@ class Goal:
     def wait(self) -> GoalResult:
         """Wait until the goal is over.
 
-        That is when it is complete, blocked, limited, paused or cleared, or when its turn failed or was interrupted.
-        Buffered events are discarded.
+        A goal is over when it is complete, blocked, limited, paused or cleared, or when its turn failed or was
+        interrupted. Buffered events are discarded.
 
         Raises:
             TurnLost: The connection ended, or a turn was abandoned.
@@ -5051,7 +5052,7 @@ class WindowsSandboxApi:
         """
 
 class Api:
-    """Every request of the client, as a typed coroutine."""
+    """Every client request, as a typed coroutine."""
     @property
     def account(self) -> AccountApi:
         """Requests with the prefix ``account/``."""
@@ -5431,7 +5432,7 @@ class SupervisedTurn:
     def result(self) -> TurnResult[Any]:
         """The result, as :meth:`SupervisedThread.run` returns it. A failed turn does not raise here.
 
-        Its status is ``"lost"`` if the scope exited between two generations.
+        Its status is ``"lost"`` if the scope exited between generations.
 
         Raises:
             TurnActive: The prompt has not ended.
@@ -5449,7 +5450,7 @@ class SupervisedTurn:
     def wait(self) -> TurnResult[Any]:
         """Wait for the end, and return the result. Buffered events are discarded. A failed turn does not raise here."""
     def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn. Between two generations, wait for the next one.
+        """Send more input to the running turn. Between generations, wait for the next one.
 
         Input that the server has accepted may be lost if the server dies.
 

@@ -1,6 +1,6 @@
 """Ctrl-C: a signal handler that defers the interrupt while this package is on the stack of the main thread.
 
-A ``KeyboardInterrupt`` between two statements of this package could leave a scope open that its caller believes to be
+A ``KeyboardInterrupt`` between statements of this package could leave a scope open that its caller believes to be
 closed. Trio protects its own code with the same technique.
 """
 
@@ -48,7 +48,7 @@ class Interrupts:
         self._was_sent_again = False
 
     def install(self) -> bool:
-        """Replace Python's own handler, if this is the main thread. Return whether it was replaced."""
+        """Replace Python's own handler, if this is the main thread. Return whether this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return False
         if _current_handler(signal.SIGINT) is signal.default_int_handler:
@@ -56,8 +56,8 @@ class Interrupts:
         return True
 
     def watch(self, lock: threading.Lock) -> bool:
-        """Release the lock on an interrupt until :meth:`take`, if this is the main thread. Return whether it is."""
-        # Install it each time, because a notebook resets the default handler before each cell.
+        """Until :meth:`take`, release the lock on an interrupt. Return ``False`` if this is not the main thread."""
+        # Install the handler each time, because a notebook resets the default handler before each cell.
         if not self.install():
             return False
         self.waiting = lock
@@ -108,7 +108,7 @@ class Interrupts:
         """From the Trio thread, interrupt the main thread again, unless the interrupt has been raised."""
         try:
             await trio.sleep(RETRY_SECONDS)
-        finally:  # also if the thread is ending
+        finally:  # even if the thread is ending
             if self.pending and self.waiting is None:
                 self._was_sent_again = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

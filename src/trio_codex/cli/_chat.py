@@ -398,7 +398,7 @@ class Chat:
                         await turn.steer(line)
                         screen.note("sent to the running turn", "dim", mark="↪ ")
                     except RpcError as exc:
-                        # If the turn has ended meanwhile, the line goes to the next turn.
+                        # If the turn has ended in the meantime, the line goes to the next turn.
                         if turn.waiting_on is not None:
                             steers.texts.remove(line)
                             self._complain(exc)

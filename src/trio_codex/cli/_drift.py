@@ -1,8 +1,8 @@
 """Compare the protocol of another binary with the built-in one.
 
 Both are compared in one representation, that of :mod:`trio_codex.wire._schema`: one side is read from the imported wire
-classes and method tables, the other from the JSON schema that a binary prints. This module knows no JSON Schema, no
-processes and no terminals.
+classes and method tables, the other from the JSON schema that a binary prints. This module is independent of JSON
+Schema, processes and terminals.
 
 A difference *matters* if something built in is removed or incompatible: a method, field, enum value or union member
 that the binary no longer has; a field that it does not accept or does not send; a kind of value that the client could

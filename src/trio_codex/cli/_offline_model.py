@@ -18,7 +18,7 @@ ANSWER: Final = (
 )
 
 WORD_SECONDS: Final = 0.04
-"""Delay between two words, so that the answer can be watched, steered and interrupted."""
+"""Delay between words, so that the answer can be watched, steered and interrupted."""
 
 
 @asynccontextmanager

@@ -73,7 +73,7 @@ def server_options(command: F) -> F:
         click.option(
             "--attach",
             metavar="URL",
-            is_eager=True,  # the check of --cwd needs it
+            is_eager=True,  # the check of --cwd needs the URL
             help="Attach to a server that is already running, instead of starting one: unix://PATH, unix:// for the"
             " daemon, ws://HOST:PORT, wss://….",
         ),

@@ -53,7 +53,7 @@ async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
     if matter:
         count = "1 difference matters" if matter == 1 else f"{matter} differences matter"
         click.echo(
-            f"trio-codex: {count}: {binary.path} does not support everything that was built in from {BUILT_IN}",
+            f"trio-codex: {count}: {binary.path} does not support everything in the built-in protocol ({BUILT_IN})",
             err=True,
         )
     return 1 if matter else 0

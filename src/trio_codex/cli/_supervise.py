@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_codex.supervision import Supervisor
 
 STATUS_SECONDS: Final = 1.0
-"""Seconds between two updates of the status line."""
+"""Seconds between updates of the status line."""
 
 WIDE: Final = 76
 """Minimum number of columns for showing turns and tokens."""

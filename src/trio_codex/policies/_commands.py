@@ -58,7 +58,7 @@ def allow_commands(
     name refers to.
 
     Args:
-        patterns: The patterns.
+        patterns: The patterns, each a string or a sequence of words.
         cwd_below: Accept only commands whose working directory is this directory or below it. This path is resolved when
             the policy is created, and the working directory when the server sends the request; see :func:`allow_paths`.
         trust_repositories: Whether to honor patterns for git. Set this only if no agent can write to the repository or

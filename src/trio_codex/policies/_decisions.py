@@ -1,4 +1,4 @@
-"""The decisions of a policy, as values. This module does not know how they are encoded on the wire."""
+"""The decisions of a policy, as values. Independent of their encoding on the wire."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Decline:
     """Refuse the request; the agent is notified, and the turn continues.
 
     Attributes:
-        reason: The reason. The protocol passes it to the agent only for legacy approvals and tool calls; in other cases,
-            steer the turn to explain the refusal.
+        reason: Why the request is refused. The protocol passes this to the agent only for legacy approvals and tool
+            calls; in other cases, steer the turn to explain the refusal.
         rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 

@@ -1,4 +1,4 @@
-"""The requests that a policy receives, as values. This module does not know how they are decoded from the wire."""
+"""The requests that a policy receives, as values. Independent of their encoding on the wire."""
 
 from __future__ import annotations
 

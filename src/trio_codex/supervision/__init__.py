@@ -8,7 +8,7 @@
             for number, step in enumerate(parse(plan.final_response)):
                 await thread.run(step, key=f"step-{number}")
 
-Kill the server, or kill the program and start it again: it resumes where it was, and no model receives a prompt
+Kill the server, or kill the program and start it again: it resumes where it left off, and no model receives a prompt
 twice.
 """
 

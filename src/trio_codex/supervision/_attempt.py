@@ -152,7 +152,8 @@ class Attempt:
 
     def _record_end(self, result: TurnResult[Any], *, by_us: bool) -> None:
         self._opened.newest = result.id
-        # For a turn known to be running, the history shows how it ended, but not who interrupted it.
+        # If the journal says that the turn is running, its end may be committed late: the history also shows how it
+        # ended, but not who interrupted it.
         late = self._is_running and not by_us
         self._journal.ended(
             self._name, self._prompt.key, result.id, str(result.status), by_us=by_us, late=late

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from trio_codex.supervision._journal import ThreadRow
 
 RETRY_SECONDS: Final = 0.05
-"""Seconds between two tries while another server has the thread. The lock of a killed server is free within 35 ms."""
+"""Seconds between attempts while another server has the thread. The lock of a killed server is free within 35 ms."""
 
 LONGEST_LOOK: Final = 1.0
-"""The most that one try counts as waiting: if it takes longer, this program was blocked."""
+"""The longest time that one attempt counts as waiting: if it takes longer, this program was blocked."""
 
 NOT_STORED: Final = ("no rollout found", ".jsonl is empty")
-"""Errors of a server that never stored a thread. It may have been killed just after it created the file."""
+"""Errors from a server that has never stored the thread. It may have been killed just after it created the file."""
 
 ARCHIVED: Final = "is archived"
 

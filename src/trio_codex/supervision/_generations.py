@@ -31,7 +31,7 @@ GENERATIONS_KEPT: Final = 100
 """The number of ended generations to remember."""
 
 TICK_SECONDS: Final = 1.0
-"""Seconds between two notifications that a generation is alive, and between commits of late writes."""
+"""Seconds between notifications that a generation is alive, and between commits of late writes."""
 
 SOCKET_PATH_BYTES: Final = 107
 """Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
@@ -157,7 +157,7 @@ class Generations:
 
     @property
     def current(self) -> Life | None:
-        """The current generation; ``None`` between two generations."""
+        """The current generation; ``None`` between generations."""
         life = self._life
         return life if life is not None and life.codex.is_open else None
 
@@ -190,7 +190,7 @@ class Generations:
         return getattr(self._config, "cwd", None) or ""
 
     async def admit(self, name: str) -> None:
-        """Admit a turn of a thread, at once if nothing keeps it out; ``turnstile.leave()`` ends it.
+        """Wait until a turn of a thread may start, and admit it. Call ``turnstile.leave()`` when it has ended.
 
         Raises:
             ThreadQuarantined: The thread crashes the server.
@@ -359,7 +359,7 @@ def with_absolute_socket(attachment: Attachment) -> Attachment:
 def with_absolute_paths(config: CodexConfig) -> CodexConfig:
     """Return a configuration with which a later start does the same, even in another working directory."""
     try:
-        # A name without a directory is searched on PATH.
+        # A name without a directory is looked up on PATH.
         programs = {
             name: os.path.abspath(os.path.expanduser(path))
             for name in ("codex_bin", "guard_python")
@@ -383,7 +383,7 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 @trio.lowlevel.enable_ki_protection
 async def _watch(codex: Codex, probe: Probe) -> None:
-    """Give up a server that stops responding."""
+    """Give up on a server that stops responding."""
     await trio.lowlevel.checkpoint()
     try:
         await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
@@ -398,7 +398,7 @@ def _is_incurable(cause: Exception) -> bool:
     match cause:
         case errors.AttachError(status=401 | 403):
             return True
-        # There is no binary, or the server's exit status means a bad configuration or argument.
+        # There is no binary, or the server's exit status indicates a bad configuration or argument.
         case errors.StartError(phase="find") | errors.StartError(returncode=1 | 2):
             return True
         case _:

@@ -44,7 +44,7 @@ class History:
 
         Args:
             message: The id of the message.
-            turn_id: The id of the turn, if known. It finds the turn even without the message.
+            turn_id: The id of the turn, if known; with it, the turn is found even if it does not contain the message.
             anchor: The newest turn that is known to be older, if any.
         """
         async with self._reading:

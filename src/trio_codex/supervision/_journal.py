@@ -109,7 +109,7 @@ class Journal(Database):
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
         self.is_durable: bool = path is not None
         self._accepted: set[str] = set()
-        # The keys of each thread that was asked for one, so that a new prompt costs no query.
+        # The keys of each thread for which a key was looked up, so that a new prompt costs no query.
         self._keys: dict[str, set[str]] = {}
         # What the latest turn of a thread used, until the next statement that changes its row.
         self._used: dict[str, tuple[int, int, float]] = {}

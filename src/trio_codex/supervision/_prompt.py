@@ -22,7 +22,7 @@ CONTINUE: Final = "You were interrupted. Check what is already done, and continu
 """The default follow-up after a death."""
 
 MAX_KEY: Final = 200
-"""The longest key."""
+"""Maximum length of a key in characters."""
 
 SEPARATOR: Final = "~"
 """Separates a key from the number of a follow-up."""

@@ -61,7 +61,7 @@ def oom_kills() -> int:
 
 
 def table_is_ours() -> bool:
-    """Return whether ``/proc`` exists and belongs to our PID namespace. In another one, ids mean other processes."""
+    """Return whether ``/proc`` exists and belongs to our PID namespace, so that its ids are those of our processes."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:

@@ -59,7 +59,7 @@ class SupervisedTurn:
     def result(self) -> TurnResult[Any]:
         """The result, as :meth:`SupervisedThread.run` returns it. A failed turn does not raise here.
 
-        Its status is ``"lost"`` if the scope exited between two generations.
+        Its status is ``"lost"`` if the scope exited between generations.
 
         Raises:
             TurnActive: The prompt has not ended.
@@ -112,7 +112,7 @@ class SupervisedTurn:
         return self._result
 
     async def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn. Between two generations, wait for the next one.
+        """Send more input to the running turn. Between generations, wait for the next one.
 
         Input that the server has accepted may be lost if the server dies.
 

@@ -24,7 +24,7 @@ class Turnstile:
     async def enter(  # noqa: ASYNC910  # an admitted turn has checkpoints, and an open turnstile must cost nothing
         self, name: str, *, nested: bool = False, alone: bool = False
     ) -> None:
-        """Admit a turn, at once if nothing keeps it out; :meth:`leave` ends it.
+        """Wait until a turn may start, and admit it. Call :meth:`leave` when it has ended.
 
         Args:
             name: The name of its thread.

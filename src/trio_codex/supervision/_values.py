@@ -53,7 +53,7 @@ class Restart:
         strikes: The number of consecutive server deaths, each within ``period`` of its start, at which the
             same thread had an open turn. After that the thread runs alone; if the server dies once more, the thread
             is quarantined.
-        reconnect_for: For an attachment, seconds after which the supervisor gives up an unreachable server. The
+        reconnect_for: For an attachment, seconds after which the supervisor gives up on an unreachable server. The
             number of reconnects is not limited.
 
     Raises:

@@ -111,8 +111,8 @@ def write_offline_home(
     Args:
         directory: The directory to write to; created if it does not exist.
         model: The mock model, or the base URL of an endpoint.
-        approval_policy: When the server asks for approval. (Set ``untrusted`` with ``thread/start`` or ``turn/start``
-            instead: the server does not start with it in ``config.toml``.)
+        approval_policy: When the server asks for approval. The server does not start with ``untrusted`` in
+            ``config.toml``; set that with ``thread/start`` or ``turn/start``.
         sandbox_mode: What commands may do without approval.
         features: Server features to enable or disable.
         mcp_servers: MCP servers by name, such as ``{"held": {"command": "python3", "args": [...]}}``.

@@ -19,7 +19,7 @@ Phase: TypeAlias = Literal["commentary", "final_answer"]
 """The phase of an agent message; the client sees it as the item's ``phase``."""
 
 Part: TypeAlias = str | Pause | Cut
-"""A delta of a streamed item, or a pause or cut between two deltas."""
+"""A delta of a streamed item, or a pause or cut between deltas."""
 
 PlanStatus: TypeAlias = Literal["pending", "in_progress", "completed"]
 """Status of a step of a plan."""
@@ -51,7 +51,7 @@ class _Streamed(Step):
 
     Attributes:
         parts: The deltas, and pauses between them. A part that ends the response leaves the item unfinished.
-        delay: Seconds between two deltas.
+        delay: Seconds between deltas.
     """
 
     parts: tuple[Part, ...] = attrs.field(validator=_check_parts)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Kills:
-    """Kills a server at certain steps. A sweep passes an instance to its scenario, which opens its supervisors with that.
+    """Kills a server at certain steps. A sweep passes an instance to its scenario, which opens its supervisors with it.
 
     Attributes:
         numbers: The steps at which the server dies, counted over all generations, starting at 1.

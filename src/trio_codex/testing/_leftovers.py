@@ -157,7 +157,7 @@ def _descendants() -> Iterator[str]:
     while todo:
         pid = todo.pop()
         for thread in _entries(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # it has exited meanwhile
+            with contextlib.suppress(OSError):  # it has exited in the meantime
                 children = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
                 todo += children
                 yield from (f"process {child} ({_command(child)})" for child in children)
@@ -166,7 +166,7 @@ def _descendants() -> Iterator[str]:
 def _entries(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:  # the process has exited meanwhile
+    except OSError:  # the process has exited in the meantime
         return []
 
 

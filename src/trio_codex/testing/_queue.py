@@ -75,7 +75,7 @@ class Script:
         Args:
             parts: The message's deltas, and pauses between them.
             phase: The message's phase.
-            delay: Seconds between two deltas.
+            delay: Seconds between deltas.
             usage: The token usage that the response reports.
         """
         self.respond(Text(*parts, phase=phase, delay=delay), usage or Usage())

@@ -1,7 +1,7 @@
 """Play a recording back: an in-memory server repeats its lines as the client reaches the same points.
 
 Messages from the client are compared by content and order (strict) or only waited for (lenient). Ids that the client
-generates anew on each run are translated both ways by :mod:`._replay_names`.
+generates on each run are translated both ways by :mod:`._replay_names`.
 """
 
 from __future__ import annotations

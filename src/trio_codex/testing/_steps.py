@@ -79,7 +79,7 @@ class Pause(Step):
 
 @attrs.frozen
 class Delay(Pause):
-    """Wait for some seconds before continuing."""
+    """Wait for a number of seconds before continuing."""
 
     seconds: float
 

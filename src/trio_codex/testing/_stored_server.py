@@ -63,7 +63,7 @@ class Disk:
     _numbers: int = 0
 
     def new_id(self, kind: str) -> str:
-        """Return an id that was not used before."""
+        """Return an id that has not been used before."""
         self._numbers += 1
         return f"{kind}-{self._numbers:06}"
 

@@ -30,7 +30,7 @@ TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_
 """Strings without lone surrogates, which JSON cannot represent, and never empty, because some fields must not be."""
 
 INTEGERS: Final = st.integers(0, 2**63 - 1)
-"""Integers that every integer field of the schema accepts: most are unsigned, and none is larger."""
+"""Integers that every integer field of the schema accepts: most fields are unsigned, and none is wider than 64 bits."""
 
 UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 """Text that is not a tag, key or enum value of the schema."""

@@ -3,7 +3,7 @@
 The package has 600 classes and loads lazily: accessing a name imports only the domain that defines it. The rules for
 all types are in :mod:`trio_codex.wire._base`.
 
-``decode`` and ``encode`` convert between raw JSON and values. The package does no I/O and does not know Trio.
+``decode`` and ``encode`` convert between raw JSON and values. The package does no I/O and is independent of Trio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The base of all wire types: :class:`Wire`, :class:`Shape`, raw JSON, and ``NULL``.
 
-This module knows no particular type, and does not know cattrs (:mod:`trio_codex.wire._converter` does). The rules for
-all types are:
+This module is independent of any particular type, and of cattrs (:mod:`trio_codex.wire._converter` is not). The rules
+for all types are:
 
 **Names.** Attributes use snake_case. The name on the wire is generated data (:attr:`Shape.names`) and never computed,
 because 83 names in the schema would not survive the conversion.

@@ -1,4 +1,4 @@
-"""The cattrs converter of the wire. The only module that knows cattrs.
+"""The cattrs converter of the wire. The only module that uses cattrs.
 
 :class:`WireConverter` has all hooks: for reading values, for writing them, and for reading JSON text. Only
 :meth:`WireConverter.get_loads_hook` ever reads a class without cattrs.

@@ -5,7 +5,7 @@ a frozen class takes 1.1 µs; this takes 0.4 µs. It accepts only text that matc
 field, and every other deviation that :mod:`trio_codex.wire._base` allows, raises ``msgspec.MsgspecError`` and is left to
 cattrs. Members that the class does not have are skipped, and the encoding of their text is not checked.
 
-This module does not know cattrs. Only :mod:`trio_codex.wire._converter` uses it.
+This module does not use cattrs. Only :mod:`trio_codex.wire._converter` uses it.
 """
 
 from __future__ import annotations

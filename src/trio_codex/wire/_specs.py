@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class RequestSpec(NamedTuple):
-    """A request of the client."""
+    """A request from the client."""
 
     params: str | None
     """The wire type of ``params``; ``None`` if the method has no params."""
@@ -23,7 +23,7 @@ class RequestSpec(NamedTuple):
 
 
 class ServerRequestSpec(NamedTuple):
-    """A request of the server."""
+    """A request from the server."""
 
     params: str
     """The wire type of ``params``."""
