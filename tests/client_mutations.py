@@ -63,7 +63,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G2", "a turn whose scope exits early is not interrupted",
-        "_session.ending:TurnEnder._interrupt_until_ended", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
+        "_session.ending:TurnEnder._insist_on_interrupt", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
         "tests/turns/test_turn.py::test_leaving_early_interrupts_once_and_waits_for_the_terminal_event",
     ),
     Mutation(

@@ -135,7 +135,7 @@ async def test_a_watch_that_starts_too_late_raises_and_is_stopped(autojump_clock
 
 
 async def test_a_server_that_ignores_the_end_of_a_watch_does_not_block_the_client(caplog):
-    config = CodexConfig(request_timeout=0.05)
+    config = CodexConfig(interrupt_grace=0.05)
     async with scripted(config, strict=False) as (codex, server):
         server.take_over("fs/unwatch")
         async with codex.watch("/a"):

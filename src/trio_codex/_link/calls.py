@@ -88,12 +88,23 @@ class Calls:
 
     @trio.lowlevel.enable_ki_protection
     async def request(
-        self, method: str, params: object, request_class: RequestClass = "window"
+        self,
+        method: str,
+        params: object,
+        request_class: RequestClass = "window",
+        *,
+        has_timeout: bool = True,
     ) -> msgspec.Raw:
         """Send a request and wait for its response.
 
         If the caller is cancelled, the line is either not sent at all or written whole, and a late response is
         discarded. Requests that an overloaded server rejects are retried.
+
+        Args:
+            method: The method.
+            params: The parameters.
+            request_class: How flow control treats it.
+            has_timeout: Whether ``request_timeout`` applies to the response. It never does to a deferred request.
 
         Raises:
             RequestTimeout: No response within the timeout, which includes time in the queue. The server may still act
@@ -103,7 +114,7 @@ class Calls:
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
         call = await self.begin(method, params, request_class)
-        seconds = self._request_timeout if request_class != "deferred" else math.inf
+        seconds = self._request_timeout if has_timeout and request_class != "deferred" else math.inf
         timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
         try:
             return await call.answer()
