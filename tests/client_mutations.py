@@ -193,7 +193,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G6", "a wait for credits has no bound",
-        "_link.calls:Calls._queue", never("holds"),
+        "_link.calls:Calls._queue", never("waits"),
         "tests/runtime/test_flow.py::test_if_the_server_stops_reading_all_calls_fail_within_their_timeout",
     ),
     Mutation(

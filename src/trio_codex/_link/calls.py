@@ -204,15 +204,20 @@ class Calls:
     def _expire(self, call: Call, seconds: float) -> None:
         self.give_up(call, self.overdue(call, seconds))
 
+    def _expire_unsent(self, call: Call, seconds: float) -> None:
+        call.timer = None
+        if call.waits:
+            self._expire(call, seconds)
+
     def _queue(self, call: Call, queued_line: QueuedLine) -> None:
         if self._flow.enter(call):
             self.put(queued_line, urgent=call.request_class == "control")
-            return
-        self._send_admitted()
-        if call.request_class == "deferred" and self._flow.holds(call):
-            # A deferred request has no timeout for its response, but it has one for its time in the queue.
+        else:
+            self._send_admitted()
+        if call.request_class == "deferred" and call.waits:
+            # A deferred request has no timeout for its response, but it has one for its time in the queues.
             seconds = self._request_timeout
-            call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
+            call.timer = self.timeouts.start(seconds, partial(self._expire_unsent, call, seconds))
 
     def _send_admitted(self) -> None:
         """Send the queued requests that flow control now admits."""
@@ -239,13 +244,13 @@ class Calls:
 
     def _send(self, call: Call) -> None:
         assert call.queued_line is not None
-        if call.timer is not None:
-            self.timeouts.end(call.timer)
-            call.timer = None
         if call is self._barrier:
             seconds = self._barrier_patience
             call.timer = self.timeouts.start(seconds, partial(self._send_next_barrier, 2 * seconds))
         self.put(call.queued_line, urgent=call.request_class == "control")
+        if call.request_class == "deferred" and call.timer is not None and call.sent:
+            self.timeouts.end(call.timer)
+            call.timer = None
 
     def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
         """Send a line of any kind, and count it in flow control."""
