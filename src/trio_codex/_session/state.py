@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 import trio
 
 from trio_codex._core.json import Json, list_of, object_of, parse_object, string_of
+from trio_codex._core.secrets import NO_SECRETS
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._session.budget import Meter
 from trio_codex._session.turn_machine import Phase, TurnMachine
@@ -22,6 +23,7 @@ from trio_codex.instruments._base import TurnRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trio_codex._core.secrets import Secrets
     from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.subscriptions import Subscription
@@ -301,7 +303,10 @@ class TurnState:
     def result(self) -> TurnResult:
         """Return the result. Its items are structured on the first call after the end."""
         if self._result is None:
-            result = self.reducer.result(self.id or "", self.thread.id, self.meter.usage, self.agents_usage)
+            thread = self.thread
+            result = self.reducer.result(
+                self.id or "", thread.id, self.meter.usage, self.agents_usage, thread.secrets
+            )
             if not self.ended.is_set():
                 return result
             self._result = result
@@ -330,6 +335,7 @@ class ThreadState:
 
     Attributes:
         id: Its id.
+        secrets: Redacted from the errors of its turns.
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
@@ -349,8 +355,9 @@ class ThreadState:
         past_turns: The ended turns of a child agent, whose commands may still be running; empty for other threads.
     """
 
-    def __init__(self, thread_id: str) -> None:
+    def __init__(self, thread_id: str, secrets: Secrets = NO_SECRETS) -> None:
         self.id = thread_id
+        self.secrets = secrets
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
         self.listeners: list[EventSink] = []
