@@ -250,11 +250,6 @@ class TurnState:
         self.machine.refuse()
         self._close("refused")
 
-    def check_time(self) -> None:
-        """See :meth:`~trio_codex._session.budget.BudgetTracker.check_time`."""
-        if self.budget_tracker is not None:
-            self.budget_tracker.check_time()
-
     def take(self, event: Event, now: float) -> None:
         """Process an event of this turn that arrived at the given Trio time."""
         self.last_event_at = now
