@@ -98,7 +98,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G2", "a thread is unsubscribed while a resume is pending",
-        "_api.thread:Thread._close", operand("pending"),
+        "_api.thread_requests:close_if_unfollowed", operand("pending"),
         "tests/client/test_opening.py::test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_closes",
     ),
     Mutation(

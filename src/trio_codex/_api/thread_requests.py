@@ -106,13 +106,25 @@ async def unsubscribe(session: Session, state: ThreadState) -> None:
     await _unsubscribe(state, lambda: session.server.request("thread/unsubscribe", params))
 
 
-async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread within ``interrupt_grace``, unless this client still needs its events."""
+async def close_if_unfollowed(session: Session, state: ThreadState) -> None:
+    """End the background commands and the subscription of a thread that was left open, unless it is still needed.
+
+    Each request has ``interrupt_grace``.
+    """
+    await trio.lowlevel.checkpoint()
+    if state.handles or state.pending or state.is_unloaded:
+        return
     params = {"threadId": state.id}
+    clean, state.is_uncleaned = state.is_uncleaned, False
+    # If the server unloaded the thread without reporting it, these requests fail harmlessly. If a turn of another
+    # client is still running, the terminals belong to that client.
+    if clean and session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
+        await session.server.end("thread/backgroundTerminals/clean", params)
 
     async def end() -> None:
         await trio.lowlevel.checkpoint()
-        if not state.is_followed:
+        if state.is_left_open and not state.is_followed:
+            state.is_left_open = False
             await session.server.end("thread/unsubscribe", params)
 
     await _unsubscribe(state, end)
@@ -154,10 +166,11 @@ async def _open(
         state = session.threads.find(thread_id)
         if state is not None:
             state.dismiss(pending)
-            if state.is_followed:
-                return
             if undo_method == "thread/unsubscribe":
-                await unsubscribe_unless_followed(session, state)
+                state.is_left_open, state.is_unloaded = True, False
+                await close_if_unfollowed(session, state)
+                return
+            if state.is_followed:
                 return
         await session.server.end(undo_method, {"threadId": thread_id})
 
@@ -178,6 +191,12 @@ async def _open(
         router.dismiss(pending)
         raise
     except BaseException:
+        if (thread := session.threads.find(pending.thread_id or "")) is not None:
+            # Before the thread may be discarded, so that a later resume waits for the request to unsubscribe.
+            thread.dismiss(pending)
+            if thread.is_left_open and session.connection.close_reason is None:
+                # Not a cancellation point, and bounded internally.
+                await session.services.finish(close_if_unfollowed, session, thread)  # noqa: ASYNC102, ASYNC120
         router.dismiss(pending)
         raise
     return Opened(pending, response, newest_turn(object_of(plain)))

@@ -342,6 +342,9 @@ class ThreadState:
         handles: The handles of this client for it.
         pending: The handles whose request to resume it is in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
+        is_left_open: Whether the client is still subscribed for a handle that was closed, or a resume that was undone,
+            because another handle was being opened.
+        is_uncleaned: Whether background commands have not been ended for the same reason.
         is_unloaded: Whether the server has reported that it is no longer in memory, as after archiving it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
         starting_turn_id: The id of a turn that may have been about to run when the thread was opened.
@@ -368,6 +371,8 @@ class ThreadState:
         self.handles: tuple[object, ...] = ()
         self.pending: tuple[PendingHandle, ...] = ()
         self.is_mute: bool = False
+        self.is_left_open: bool = False
+        self.is_uncleaned: bool = False
         self.is_unloaded: bool = False
         self.unsubscribed: trio.Event | None = None
         self.past_turn_ids: tuple[str, ...] = ()
@@ -436,7 +441,7 @@ class ThreadState:
         if pending.budget is not None:
             self.meter = Meter("thread", pending.budget)
         self.cwd = cwd
-        self.is_unloaded = False
+        self.is_unloaded = self.is_left_open = self.is_uncleaned = False
         if not pending.is_overtaken:
             self.is_mute = False
         self.ended_turn = None
