@@ -253,7 +253,10 @@ class TurnEnder:
 
     async def _end_orphan(self, turn: TurnState) -> None:
         with self._server.timeouts.move_on_after(self._server.config.interrupt_grace):
-            await self._end_child(turn.thread, {turn.thread.id})
+            seen = {turn.thread.id}
+            await self._end_child(turn.thread, seen)
+            # No turn of this client spawned it any more, so its thread has not kept it.
+            await self.end_offspring(turn, seen)
 
     async def _end_child(self, child: ThreadState, seen: set[str]) -> None:
         await trio.lowlevel.checkpoint()
