@@ -101,6 +101,26 @@ async def test_a_cancelled_start_is_undone():
         await undo.answer({})
 
 
+@pytest.mark.parametrize(
+    "answer", [{"result": {"path": 5}}, {"result": {}, "error": {"code": 1, "message": ""}}]
+)
+async def test_a_watch_with_an_unreadable_response_is_stopped(answer):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch", "fs/unwatch")
+
+        @nursery.start_soon
+        async def watch():
+            with pytest.raises(errors.RemoteProtocolError):
+                async with codex.watch("/a"):
+                    raise AssertionError("the watch was entered")
+
+        asked = await server.expect("fs/watch")
+        await server.send({"id": asked.id, **answer})
+        stopped = await server.expect("fs/unwatch")
+        assert stopped.params == {"watchId": asked.params["watchId"]}
+        await stopped.answer({})
+
+
 async def test_a_refused_watch_raises():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/watch")

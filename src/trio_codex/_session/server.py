@@ -299,6 +299,11 @@ def parse_result(method: str, raw: msgspec.Raw) -> Any:
         raise DecodeError(method, "$", str(exc)) from None
 
 
+def keep_raw(_: str, raw: msgspec.Raw) -> msgspec.Raw:
+    """Return a result as it is, to undo the request even if the result cannot be structured."""
+    return raw
+
+
 def decode_result(method: str, raw: msgspec.Raw) -> Any:
     """Structure the result of a method.
 
