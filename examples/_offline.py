@@ -111,9 +111,8 @@ def _write_script(example: str, model: MockModel) -> None:
         case "harness":
             for number in range(1, 1001):
                 # The default answers every attempt: one that is interrupted sends its prompt again.
-                answer = Text(f'{{"number": {0 if number == 5 else number**2}}}')
-                refusal = HTTPFailure(400, message="no")
-                default = Response(refusal if number == 7 else answer)
+                square = Text(f'{{"number": {0 if number == 5 else number**2}}}')
+                default = Response(HTTPFailure(400, message="no") if number == 7 else square)
                 script = model.script(f"What is {number} squared?", default=default)
                 if number == 3:
                     script.fail(429, message="slow down")

@@ -63,7 +63,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G2", "a turn whose scope exits early is not interrupted",
-        "_session.ending:TurnEnder._interrupt_until_ended", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
+        "_session.ending:TurnEnder._insist_on_interrupt", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
         "tests/turns/test_turn.py::test_leaving_early_interrupts_once_and_waits_for_the_terminal_event",
     ),
     Mutation(
@@ -98,7 +98,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G2", "a thread is unsubscribed while a resume is pending",
-        "_api.thread:Thread._close", operand("pending"),
+        "_api.thread_requests:close_if_unfollowed", operand("pending"),
         "tests/client/test_opening.py::test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle_closes",
     ),
     Mutation(
@@ -193,7 +193,7 @@ CLIENT_MUTATIONS = [
     ),
     Mutation(
         "G6", "a wait for credits has no bound",
-        "_link.calls:Calls._queue", never("holds"),
+        "_link.calls:Calls._queue", never("waits"),
         "tests/runtime/test_flow.py::test_if_the_server_stops_reading_all_calls_fail_within_their_timeout",
     ),
     Mutation(

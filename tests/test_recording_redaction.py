@@ -142,14 +142,33 @@ def test_the_parts_of_an_error_that_the_client_reads_are_kept():
     for text, left in (
         ("no active turn to interrupt", "no active turn"),
         ("Invalid request: unknown variant `a/b`, expected", "unknown variant `a/b`"),
+        ("expected active turn id `a-1` but found `b-2`.", "expected active turn id `a-1` but found `b-2`"),
+        ("thread a already has an active writer: b", "already has an active writer"),
+        ("list_turns is not supported yet for b", "list_turns is not supported yet"),
+        ("rollout at /a/b.jsonl is empty", ".jsonl is empty"),
         ("secret", "xxxxxx"),
     ):
         error = redacted({"id": 1, "error": {"code": -32600, "message": text, "data": {"a": 1}}})["error"]
         assert (error["code"], error["message"]) == (-32600, left)
+    for text in ("the code is 1, but found hunter2", "unknown variant `hunter2`, expected one of `a`, `b`"):
+        assert (
+            "hunter2" not in redacted({"id": 1, "error": {"code": -1, "message": text}})["error"]["message"]
+        )
     said = {"id": 1, "error": {"code": -1, "message": "no active turn to interrupt"}}
     assert redacted(said, keep={"message"}) == redacted(said, keep={"error"}) == said
     assert redacted({"id": 1, "error": "secret"})["error"] == "xxxxxx"
     assert redacted(["secret", 5]) == ["xxxxxx", 0]
+
+
+def test_a_recorded_failure_is_as_transient_as_it_was():
+    for text, left in (
+        ("stream disconnected before completion: secret", "stream disconnected" + "x" * 26),
+        ("no stream disconnected", "x" * 22),
+    ):
+        error = {"message": text, "codexErrorInfo": "other"}
+        turn = {"id": "t", "items": [], "status": "failed", "error": error}
+        params = redacted({"method": "turn/completed", "params": {"threadId": "a", "turn": turn}})["params"]
+        assert params["turn"]["error"] == {"message": left, "codexErrorInfo": "other"}
 
 
 @given(st.text())

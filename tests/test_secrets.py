@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from trio_codex import CodexConfig, Policy, errors, open_codex, policies
+from trio_codex import CodexConfig, Policy, errors, open_codex, policies, wire
 from trio_codex.instruments import Instrument, LogInstrument, OpenTelemetryInstrument, StatsInstrument
 from trio_codex.recording import Recorder
 from trio_codex.testing import Command, Failed, Hang, MockModel, Text, fake_codex, offline_home
@@ -199,6 +199,31 @@ async def test_secrets_planted_by_a_scripted_server_do_not_leak(tmp_path, caplog
                         watched.look_at(event, event.params)
                 watched.look_at(broken.value)
     watched.assert_silent()
+
+
+async def test_the_error_of_a_turn_does_not_show_configured_values_in_results_or_history():
+    said = f"unexpected status 401 Unauthorized: Incorrect API key provided: {TOKEN}."
+    error = {"message": said, "additionalDetails": f"the key {TOKEN}", "codexErrorInfo": "unauthorized"}
+    shown = {**error, "message": said.replace(TOKEN, "<MY_KEY>"), "additionalDetails": "the key <MY_KEY>"}
+    config = CodexConfig(env={"MY_KEY": TOKEN})
+    with trio.fail_after(10):
+        async with fake_codex(config) as (codex, server):
+            thread = await codex.thread_start()
+
+            async def script():
+                await server.accept_turn()
+                await server.end_turn(status="failed", error=error)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(script)
+                with pytest.raises(errors.TurnFailed) as failed:
+                    await thread.run(PROMPT)
+            assert str(failed.value) == f"the turn failed: {shown['message']}"
+            assert wire.encode(failed.value.result.error) == shown
+            stored = {"id": "turn-1", "items": [], "status": "failed", "error": error}
+            server.give("thread/turns/list", {"data": [stored], "nextCursor": None})
+            [turn] = [turn async for turn in thread.turns()]
+            assert wire.encode(turn.error) == shown
 
 
 async def refuse(server):

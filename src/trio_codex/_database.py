@@ -78,7 +78,7 @@ class Database:
         try:
             if path is not None:
                 # As SQLite does, so that all names of a file share one lock, even after a change of directory.
-                self._file = os.path.realpath(path)
+                self._file = os.path.realpath(os.path.expanduser(path))
             if writes and path is not None:
                 self._lock = self._take_lock(Path(self._file))
             self._db = self._connect(writes=writes)

@@ -6,7 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex import CodexConfig
+from trio_codex import CodexConfig, Policy, errors, policies
+from trio_codex._link.flow import CONTROL_LINES, LINES
 from trio_codex.testing import fake_codex, item
 from trio_codex.testing._fake import DEFAULTS
 
@@ -175,6 +176,83 @@ async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_retries
             await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
         await (await server.expect("turn/interrupt")).answer({})
         await server.end_turn(status="interrupted")
+
+
+async def test_a_policys_cancel_interrupts_however_long_the_server_is_busy(autojump_clock, caplog):
+    async def cancel(_):
+        return policies.cancel()
+
+    config = CodexConfig(interrupt_grace=50, request_timeout=1)
+    async with (
+        scripted(config, policy=Policy(permissions=cancel)) as (codex, server),
+        trio.open_nursery() as nursery,
+    ):
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "x")
+        await server.accept_turn()
+        await server.ask(0, "item/permissions/requestApproval")
+        until = trio.current_time() + 20
+        while trio.current_time() < until:
+            await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+    assert caplog.records == []
+
+
+async def test_a_policys_cancel_that_a_busy_server_never_accepts_is_reported(autojump_clock, caplog):
+    async def cancel(_):
+        return policies.cancel()
+
+    config = CodexConfig(interrupt_grace=5)
+    async with (
+        scripted(config, policy=Policy(permissions=cancel)) as (codex, server),
+        trio.open_nursery() as nursery,
+    ):
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "x")
+        await server.accept_turn()
+        await server.ask(0, "item/permissions/requestApproval")
+        until = trio.current_time() + 10
+        while trio.current_time() < until:
+            with trio.move_on_after(1):
+                await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
+        await server.end_turn()
+    assert [record.message for record in caplog.records] == [
+        "turn turn-1 could not be interrupted within interrupt_grace"
+    ]
+
+
+async def test_a_server_that_reads_nothing_for_longer_than_the_request_timeout_still_gets_cleanup_requests(
+    autojump_clock, caplog
+):
+    config = CodexConfig(interrupt_grace=50, request_timeout=1)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/loaded/list")
+        scope, entered = trio.CancelScope(), trio.Event()
+        nursery.start_soon(enter, "watch", codex, scope, entered)
+        await (await server.expect("fs/watch")).answer({"path": "/x", "watchId": "w"})
+        await entered.wait()
+
+        async def ask(method):
+            with pytest.raises(errors.RequestTimeout):
+                await codex.request(method, {})
+
+        # These lines use up all credits, so the next one has to wait until the server has read some of them.
+        for _ in range(LINES):
+            nursery.start_soon(ask, "config/read")
+        await wait_all_tasks_blocked()
+        for _ in range(CONTROL_LINES):
+            nursery.start_soon(ask, "turn/interrupt")
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.sleep(20)
+        barrier = None
+        while (asked := await server.expect_any()).method != "fs/unwatch":
+            if asked.method == "thread/loaded/list" and barrier is None:
+                barrier = asked
+                await barrier.answer({"data": [], "nextCursor": None})
+        await asked.answer({})
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("method", ["thread/goal/set", "thread/goal/get"])

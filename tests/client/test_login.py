@@ -119,6 +119,31 @@ async def test_cancelling_the_start_of_a_login_undoes_it():
         assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize(
+    ("answer", "login_id"), [({**BROWSER, "authUrl": 5}, "login-1"), ({**BROWSER, "loginId": 5}, None)]
+)
+async def test_a_login_with_an_unreadable_response_is_cancelled_or_reported(answer, login_id, caplog):
+    async with scripted(login=answer) as (codex, server):
+        server.give("account/login/cancel", {"status": "canceled"})
+        cancelled = []
+        if login_id is not None:
+            server.take_over("account/login/cancel")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def login():
+                with pytest.raises(errors.DecodeError):
+                    await codex.login_chatgpt()
+
+            if login_id is not None:
+                asked = await server.expect("account/login/cancel")
+                cancelled.append(asked.params["loginId"])
+                await asked.answer({"status": "canceled"})
+        assert cancelled == ([] if login_id is None else [login_id])
+        reports = [record for record in caplog.records if "may still be pending" in record.message]
+        assert len(reports) == (login_id is None)
+
+
 async def test_a_login_entered_in_a_cancelled_scope_is_cancelled_on_the_server():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         scope = trio.CancelScope()

@@ -134,3 +134,10 @@ async def test_a_process_tree_that_does_not_end_in_time_does_not_change_the_body
                 await left.models()
         while _process.reap():  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+async def test_an_unusable_home_is_refused_without_waiting_for_other_starts():
+    for home in ("/\0", "/\ud800"):
+        with pytest.raises(ValueError, match="an environment variable contains"):
+            async with open_codex(CodexConfig(codex_home=home)):
+                raise AssertionError("the server was started")

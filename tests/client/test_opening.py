@@ -371,6 +371,57 @@ async def test_a_pending_resume_keeps_the_thread_subscribed_when_its_only_handle
         await resume.answer(OPENED)
 
 
+@pytest.mark.parametrize("end", ["refused", "cancelled before it was sent"])
+async def test_a_resume_that_fails_closes_the_thread_if_its_only_handle_was_closed_meanwhile(end):
+    refused = end == "refused"
+    config = CodexConfig(request_window=64 if refused else 1)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        thread, scope = await codex.thread_start(), trio.CancelScope()
+        server.take_over("thread/resume", "thread/backgroundTerminals/clean", "thread/unsubscribe")
+
+        async def resume():
+            with scope, pytest.raises(errors.InvalidRequestError):
+                await codex.thread_resume(thread.id)
+
+        if not refused:
+            nursery.start_soon(codex.models)
+            models = await server.expect("model/list")
+        nursery.start_soon(resume)
+        await trio.testing.wait_all_tasks_blocked()
+        async with thread:
+            pass
+        if refused:
+            await (await server.expect("thread/resume")).refuse("no")
+        else:
+            scope.cancel()
+        await (await server.expect("thread/backgroundTerminals/clean")).answer({})
+        await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
+        if not refused:
+            await models.answer({"data": [], "nextCursor": None})
+
+
+async def test_of_two_resumes_that_are_undone_the_last_one_unsubscribes():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume", "thread/unsubscribe")
+        one, other = trio.CancelScope(), trio.CancelScope()
+
+        async def resume(scope):
+            with scope:
+                await codex.thread_resume("thread-1")
+
+        nursery.start_soon(resume, one)
+        first = await server.expect("thread/resume")
+        nursery.start_soon(resume, other)
+        second = await server.expect("thread/resume")
+        one.cancel()
+        await first.answer(OPENED)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected() == []
+        other.cancel()
+        await second.refuse("no")
+        await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
+
+
 async def test_a_resume_waits_for_the_response_to_an_earlier_unsubscribe():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -4,8 +4,14 @@ import os
 
 import pytest
 
-from trio_codex import CodexConfig
+from trio_codex import Attachment, CodexConfig, batch
+from trio_codex._link.dial import parse_address
 from trio_codex._values.paths import PathBase, expand
+from trio_codex.batch._journal import directory_of
+from trio_codex.recording import Recorder, read_recording
+from trio_codex.supervision import read_journal
+from trio_codex.supervision._generations import with_absolute_socket
+from trio_codex.supervision._journal import Journal
 
 
 @pytest.mark.parametrize(
@@ -34,10 +40,33 @@ def test_an_unknown_home_directory_is_an_error_with_a_hint():
 
 def test_the_directories_of_a_configuration_may_be_below_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/h")
-    config = CodexConfig(cwd="~/work", codex_home="~/.codex-2")
+    config = CodexConfig(cwd="~/work", codex_home="~/.codex-2", guard_python="~/bin/python3")
     monkeypatch.setenv("HOME", "/other")
     assert (config.cwd, config.codex_home) == ("/h/work", "/h/.codex-2")
+    assert config.guard_python == "/h/bin/python3"
     assert str(config.home()) == "/h/.codex-2"
+
+
+def test_the_files_of_a_program_may_be_below_its_home_directory(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    with Recorder("~/session.jsonl"):
+        pass
+    assert read_recording("~/session.jsonl").entries == ()
+    Journal("~/journal.db").close()
+    assert read_journal("~/journal.db") == ()
+    (home / "tasks.jsonl").write_text('{"id": "a", "prompt": "b"}')
+    assert [task.id for task in batch.read_tasks("~/tasks.jsonl")] == ["a"]
+    assert directory_of("~/runs/1") == home / "runs/1"
+    assert batch.CopyTree("~/tree") == batch.CopyTree(home / "tree")
+    assert batch.GitWorktree("~/repository") == batch.GitWorktree(home / "repository")
+    socket = parse_address("unix://~/codex.sock", codex_home=None, insecure=False)
+    assert socket.path == f"{home}/codex.sock"
+    assert with_absolute_socket(Attachment("unix://~/codex.sock")).url == f"unix://{home}/codex.sock"
+    assert list(here.iterdir()) == []
 
 
 def test_relative_paths_keep_their_meaning_when_the_process_changes_directory(tmp_path, monkeypatch):

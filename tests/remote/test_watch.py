@@ -101,6 +101,26 @@ async def test_a_cancelled_start_is_undone():
         await undo.answer({})
 
 
+@pytest.mark.parametrize(
+    "answer", [{"result": {"path": 5}}, {"result": {}, "error": {"code": 1, "message": ""}}]
+)
+async def test_a_watch_with_an_unreadable_response_is_stopped(answer):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch", "fs/unwatch")
+
+        @nursery.start_soon
+        async def watch():
+            with pytest.raises(errors.RemoteProtocolError):
+                async with codex.watch("/a"):
+                    raise AssertionError("the watch was entered")
+
+        asked = await server.expect("fs/watch")
+        await server.send({"id": asked.id, **answer})
+        stopped = await server.expect("fs/unwatch")
+        assert stopped.params == {"watchId": asked.params["watchId"]}
+        await stopped.answer({})
+
+
 async def test_a_refused_watch_raises():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("fs/watch")
@@ -135,7 +155,7 @@ async def test_a_watch_that_starts_too_late_raises_and_is_stopped(autojump_clock
 
 
 async def test_a_server_that_ignores_the_end_of_a_watch_does_not_block_the_client(caplog):
-    config = CodexConfig(request_timeout=0.05)
+    config = CodexConfig(interrupt_grace=0.05)
     async with scripted(config, strict=False) as (codex, server):
         server.take_over("fs/unwatch")
         async with codex.watch("/a"):

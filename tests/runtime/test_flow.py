@@ -91,12 +91,17 @@ class Receiver:
 
 
 class Session:
-    def __init__(self, connection, server, nursery):
+    def __init__(self, connection, stream, server, nursery):
         self.connection = connection
+        self.stream = stream
         self.server = server
         self.nursery = nursery
         self.outcomes = []
         self.scopes = []
+
+    def block_writes(self):
+        """Act as a server that reads nothing, so that the client's next write never ends."""
+        self.stream.send_stream.send_all_hook = trio.sleep_forever
 
     def request(self, request_class):
         self.outcomes.append(None)
@@ -140,7 +145,7 @@ def run(async_fn, *args, **options):
             server = Server(server_end)
             nursery.start_soon(server.read)
             with trio.fail_after(10_000):
-                await async_fn(Session(connection, server, nursery), *args)
+                await async_fn(Session(connection, client_end, server, nursery), *args)
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
@@ -253,6 +258,20 @@ def test_lines_of_cancelled_requests_count_until_a_later_one_is_answered():
         await server.answer(barrier, result={})
         await wait_all_tasks_blocked()
         assert "window" in [line["method"] for line in server.lines[sent:]]
+
+    run(main)
+
+
+def test_a_deferred_request_behind_a_line_that_the_server_does_not_read_fails_in_time():
+    async def main(session):
+        session.block_writes()
+        session.request("window")
+        await wait_all_tasks_blocked()
+        session.request("deferred")
+        session.request("control")
+        await trio.sleep(2 * TIMEOUT)
+        assert session.outcomes == [errors.RequestTimeout] * 3
+        assert session.connection.calls.in_flight == 0
 
     run(main)
 

@@ -191,11 +191,25 @@ async def test_a_command_line_that_is_too_long_raises_spawn_error():
         (["cat"], {"": ""}, None),
         (["cat"], {"A": "\0"}, None),
         (["cat"], {}, "\0"),
+        (["\ud800 secret"], {}, None),
+        (["cat"], {"A": "\ud800 secret"}, None),
+        (["cat"], {"\ud800 secret": ""}, None),
+        (["cat"], {}, "\ud800 secret"),
     ],
 )
 def test_an_argument_that_no_program_can_receive_is_refused_immediately(argv, env, cwd):
-    with nothing_left(), pytest.raises(ValueError, match=r"argv|NUL|environment"):
+    with nothing_left(), pytest.raises(ValueError, match=r"argv|NUL|environment|no program can") as caught:
         spawn_server(argv, env=env, cwd=cwd)
+    assert "secret" not in repr(caught.value)
+
+
+def test_an_unusable_guard_python_is_refused_immediately():
+    for name, problem in (
+        ("\0", "guard_python contains a NUL"),
+        ("\ud800", "guard_python .* no program can"),
+    ):
+        with nothing_left(), pytest.raises(ValueError, match=problem):
+            spawn_server(["cat"], env={}, guard_python=name)
 
 
 async def test_a_guard_that_cannot_be_started_raises_spawn_error_and_leaves_nothing_behind(

@@ -1,5 +1,6 @@
 """Budgets: a turn that exceeds one is interrupted on the server, and the error says what was used."""
 
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -249,6 +250,20 @@ async def test_an_ended_turn_uses_no_time_while_its_scope_is_open(autojump_clock
         began = trio.current_time()
         await interrupted(server, "turn-2")
         assert trio.current_time() - began == pytest.approx(20)
+
+
+async def test_a_turn_that_ended_while_the_program_was_blocked_has_not_exceeded_its_time():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        @nursery.start_soon
+        async def body():
+            async with thread.turn("hi", budget=Budget(seconds=0.3)) as turn:
+                nursery.start_soon(server.end_turn)
+                time.sleep(0.5)  # noqa: ASYNC251  # block the event loop
+                assert (await turn.wait()).status == "completed"
+
+        await server.accept_turn()
 
 
 async def test_usage_of_other_turns_does_not_affect_an_ended_turn():

@@ -195,6 +195,23 @@ async def test_an_agent_announced_after_its_root_turn_was_left_early_also_ends()
         await server.end_turn("child-turn", "child", status="interrupted")
 
 
+async def test_what_a_late_agent_has_started_also_ends():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/terminate")
+        thread = await codex.thread_start()
+        nursery.start_soon(leave_at_once, thread)
+        await server.accept_turn()
+        await accept_interrupt(server, "thread-1", "turn-1")
+        await trio.testing.wait_all_tasks_blocked()
+        child = {"id": "child-turn", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        await server.notify("turn/started", {"threadId": "child", "turn": child})
+        await server.item("started", command("c1", "11"), "child-turn", "child")
+        await start_agent(server, "grandchild", "child-turn", "child")
+        await accept_interrupt(server, "child", "child-turn")
+        await (await expect_termination(server, "child", "11")).answer({"terminated": True})
+        await accept_interrupt(server, "grandchild", "grandchild-turn")
+
+
 async def test_an_agent_that_no_item_names_is_found_by_its_root_turn():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
+import attrs
+
 from trio_codex import wire
 from trio_codex._api.options import check_thread_id
 from trio_codex._api.paging import Pager
+from trio_codex._values.turn_result import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -77,7 +80,12 @@ def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Tu
             sort_direction=view.get("sort_direction"),
         )
         page: wire.ThreadTurnsListResponse = await session.server.request("thread/turns/list", params)
-        return page.data, page.next_cursor
+        secrets = session.connection.secrets
+        turns = [
+            turn if turn.error is None else attrs.evolve(turn, error=without_secrets(turn.error, secrets))
+            for turn in page.data
+        ]
+        return turns, page.next_cursor
 
     return Pager("thread/turns/list", fetch)
 

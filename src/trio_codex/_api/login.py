@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from trio_codex import wire
+from trio_codex._core.json import parse_object, string_of
+from trio_codex._core.log import logger
 from trio_codex._session.logins import mcp_key
-from trio_codex.errors import DecodeError
+from trio_codex._session.server import decode_result, keep_raw
+from trio_codex.errors import DecodeError, RemoteProtocolError
 
 if TYPE_CHECKING:
+    import msgspec
+
     from trio_codex._session.logins import LoginNews
     from trio_codex._session.session import Session
 
@@ -134,12 +139,24 @@ async def start_login(
     session: Session, params: wire.ChatgptLoginAccountParams | wire.ChatgptDeviceCodeLoginAccountParams
 ) -> LoginHandle:
     """Start a login. If this is cancelled, so is the login."""
-    news = session.logins
+    news, method = session.logins, "account/login/start"
 
-    async def undo(response: wire.LoginAccountResponse) -> None:
-        await cancel_login(session, _handle(session, news, response).login_id)
+    async def undo(answer: msgspec.Raw | None) -> None:
+        await trio.lowlevel.checkpoint()
+        login_id = None if answer is None else string_of(parse_object(answer).get("loginId"))
+        if login_id is None:
+            logger.warning("a login may still be pending: the response to %s contains no readable id", method)
+        else:
+            await cancel_login(session, login_id)
 
-    return _handle(session, news, await session.server.acquire("account/login/start", params, undo))
+    raw: msgspec.Raw | None = None
+    try:
+        raw = await session.server.acquire(method, params, undo, keep_raw)
+        return _handle(session, news, decode_result(method, raw))
+    except RemoteProtocolError:
+        # Not a cancellation point, and bounded internally.
+        await session.services.finish(undo, raw)  # noqa: ASYNC102, ASYNC120
+        raise
 
 
 async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:

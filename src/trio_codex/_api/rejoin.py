@@ -61,7 +61,7 @@ async def rejoin_turn(
         events.end()
     elif adopted:
         meters = (turn.meter, state.meter, session.meter)
-        tracker = BudgetTracker(meters, body.scope, body.fail, is_new=False)
+        tracker = BudgetTracker(meters, session.timeouts, body.fail, is_new=False)
         callbacks = CallbackGroup(body.fail, contextvars.copy_context())
         turn.adopt(TurnOwner(thread, events, callbacks, policy, turn.meter, tracker))
         turn.outlives_scope = True
@@ -78,7 +78,6 @@ async def rejoin_turn(
         yield make(session, thread, turn, events)
     events.release()
     turn.drop(events)
-    turn.check_time()
     was_live = turn.machine.is_live
     if ends and (was_live or (turn.was_interrupted and session.connection.close_reason is None)):
         if adopted:

@@ -450,14 +450,11 @@ class Thread(StoredThread):
             state.turn.machine.leave()
             await session.ender.end_turn(state.turn)
         # If the thread was unloaded, for example to archive it, its terminals and all subscriptions have ended.
-        if state.handles or state.pending or state.is_unloaded:
+        if state.handles or state.is_unloaded:
             await trio.lowlevel.checkpoint()
             return
-        # If the server unloaded the thread without reporting it, these requests fail harmlessly. If a turn of another
-        # client is still running, the terminals belong to that client.
-        if session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
-            await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
-        await thread_requests.unsubscribe_unless_followed(session, state)
+        state.is_left_open = state.is_uncleaned = True
+        await thread_requests.close_if_unfollowed(session, state)
 
     def _has_to_end(self, turn: TurnState) -> bool:
         """Return whether leaving this handle must end a turn.

@@ -17,7 +17,7 @@ from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.left_behind import LOOK_SECONDS
 from trio_codex._session.pending import PendingHandle
-from trio_codex._session.server import parse_result
+from trio_codex._session.server import keep_raw, parse_result
 from trio_codex._session.snapshot import newest_turn
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
@@ -106,13 +106,25 @@ async def unsubscribe(session: Session, state: ThreadState) -> None:
     await _unsubscribe(state, lambda: session.server.request("thread/unsubscribe", params))
 
 
-async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread within ``interrupt_grace``, unless this client still needs its events."""
+async def close_if_unfollowed(session: Session, state: ThreadState) -> None:
+    """End the background commands and the subscription of a thread that was left open, unless it is still needed.
+
+    Each request has ``interrupt_grace``.
+    """
+    await trio.lowlevel.checkpoint()
+    if state.handles or state.pending or state.is_unloaded:
+        return
     params = {"threadId": state.id}
+    clean, state.is_uncleaned = state.is_uncleaned, False
+    # If the server unloaded the thread without reporting it, these requests fail harmlessly. If a turn of another
+    # client is still running, the terminals belong to that client.
+    if clean and session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
+        await session.server.end("thread/backgroundTerminals/clean", params)
 
     async def end() -> None:
         await trio.lowlevel.checkpoint()
-        if not state.is_followed:
+        if state.is_left_open and not state.is_followed:
+            state.is_left_open = False
             await session.server.end("thread/unsubscribe", params)
 
     await _unsubscribe(state, end)
@@ -154,10 +166,11 @@ async def _open(
         state = session.threads.find(thread_id)
         if state is not None:
             state.dismiss(pending)
-            if state.is_followed:
-                return
             if undo_method == "thread/unsubscribe":
-                await unsubscribe_unless_followed(session, state)
+                state.is_left_open, state.is_unloaded = True, False
+                await close_if_unfollowed(session, state)
+                return
+            if state.is_followed:
                 return
         await session.server.end(undo_method, {"threadId": thread_id})
 
@@ -168,7 +181,7 @@ async def _open(
             state = session.threads.thread(pending.thread_id)
             while state.unsubscribed is not None:
                 await state.unsubscribed.wait()
-        raw: msgspec.Raw = await session.server.acquire(method, params, undo, _unread)
+        raw: msgspec.Raw = await session.server.acquire(method, params, undo, keep_raw)
         answer = raw
         plain = parse_result(method, raw)
         response: Response = _convert.decode_result(method, plain)
@@ -178,13 +191,15 @@ async def _open(
         router.dismiss(pending)
         raise
     except BaseException:
+        if (thread := session.threads.find(pending.thread_id or "")) is not None:
+            # Before the thread may be discarded, so that a later resume waits for the request to unsubscribe.
+            thread.dismiss(pending)
+            if thread.is_left_open and session.connection.close_reason is None:
+                # Not a cancellation point, and bounded internally.
+                await session.services.finish(close_if_unfollowed, session, thread)  # noqa: ASYNC102, ASYNC120
         router.dismiss(pending)
         raise
     return Opened(pending, response, newest_turn(object_of(plain)))
-
-
-def _unread(_: str, answer: msgspec.Raw) -> msgspec.Raw:
-    return answer
 
 
 async def _undo_unread(

@@ -275,7 +275,7 @@ async def open_turn(
     body = ScopeGuard()
     # Check the budgets before the turn is reported to instruments, because it may not be allowed to start.
     meter = Meter("turn", budget)
-    budget_tracker = BudgetTracker((meter, state.meter, session.meter), body.scope, body.fail)
+    budget_tracker = BudgetTracker((meter, state.meter, session.meter), session.timeouts, body.fail)
     events = session.subscription()
     callbacks = CallbackGroup(body.fail, contextvars.copy_context())
     turn = TurnState(
@@ -299,7 +299,6 @@ async def open_turn(
         yield make(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
-    turn.check_time()
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
     events.release()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from trio_codex import wire
+from trio_codex._session.server import decode_result, keep_raw
+from trio_codex.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -68,7 +70,13 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
     session.listeners.route_key(METHOD, watch_id, events)
     try:
         params = wire.FsWatchParams(path=path, watch_id=watch_id)
-        response: wire.FsWatchResponse = await session.server.acquire("fs/watch", params, stop)
+        try:
+            raw = await session.server.acquire("fs/watch", params, stop, keep_raw)
+            response: wire.FsWatchResponse = decode_result("fs/watch", raw)
+        except RemoteProtocolError:
+            # Not a cancellation point, and bounded internally.
+            await session.services.finish(stop)  # noqa: ASYNC102, ASYNC120
+            raise
         try:
             yield Watch(response.path, events)
         finally:

@@ -115,6 +115,9 @@ class Secrets:
         return value
 
 
+NO_SECRETS: Final = Secrets({})
+
+
 def _min_length(name: str, value: str) -> int:
     may_be_secret = _SECRET_NAME.search(name) and value.lower() not in _FLAGS
     return MIN_NAMED_LENGTH if may_be_secret else MIN_SECRET_LENGTH

@@ -88,12 +88,23 @@ class Calls:
 
     @trio.lowlevel.enable_ki_protection
     async def request(
-        self, method: str, params: object, request_class: RequestClass = "window"
+        self,
+        method: str,
+        params: object,
+        request_class: RequestClass = "window",
+        *,
+        has_timeout: bool = True,
     ) -> msgspec.Raw:
         """Send a request and wait for its response.
 
         If the caller is cancelled, the line is either not sent at all or written whole, and a late response is
         discarded. Requests that an overloaded server rejects are retried.
+
+        Args:
+            method: The method.
+            params: The parameters.
+            request_class: How flow control treats it.
+            has_timeout: Whether ``request_timeout`` applies to the response. It never does to a deferred request.
 
         Raises:
             RequestTimeout: No response within the timeout, which includes time in the queue. The server may still act
@@ -103,7 +114,7 @@ class Calls:
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
         call = await self.begin(method, params, request_class)
-        seconds = self._request_timeout if request_class != "deferred" else math.inf
+        seconds = self._request_timeout if has_timeout and request_class != "deferred" else math.inf
         timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
         try:
             return await call.answer()
@@ -193,15 +204,20 @@ class Calls:
     def _expire(self, call: Call, seconds: float) -> None:
         self.give_up(call, self.overdue(call, seconds))
 
+    def _expire_unsent(self, call: Call, seconds: float) -> None:
+        call.timer = None
+        if call.waits:
+            self._expire(call, seconds)
+
     def _queue(self, call: Call, queued_line: QueuedLine) -> None:
         if self._flow.enter(call):
             self.put(queued_line, urgent=call.request_class == "control")
-            return
-        self._send_admitted()
-        if call.request_class == "deferred" and self._flow.holds(call):
-            # A deferred request has no timeout for its response, but it has one for its time in the queue.
+        else:
+            self._send_admitted()
+        if call.request_class == "deferred" and call.waits:
+            # A deferred request has no timeout for its response, but it has one for its time in the queues.
             seconds = self._request_timeout
-            call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
+            call.timer = self.timeouts.start(seconds, partial(self._expire_unsent, call, seconds))
 
     def _send_admitted(self) -> None:
         """Send the queued requests that flow control now admits."""
@@ -228,13 +244,13 @@ class Calls:
 
     def _send(self, call: Call) -> None:
         assert call.queued_line is not None
-        if call.timer is not None:
-            self.timeouts.end(call.timer)
-            call.timer = None
         if call is self._barrier:
             seconds = self._barrier_patience
             call.timer = self.timeouts.start(seconds, partial(self._send_next_barrier, 2 * seconds))
         self.put(call.queued_line, urgent=call.request_class == "control")
+        if call.request_class == "deferred" and call.timer is not None and call.sent:
+            self.timeouts.end(call.timer)
+            call.timer = None
 
     def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
         """Send a line of any kind, and count it in flow control."""

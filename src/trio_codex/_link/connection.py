@@ -111,6 +111,7 @@ class Connection:
         close_reason: Why it ended; ``None`` while it is open.
         calls: The client's requests.
         instruments: Notified of what happens.
+        secrets: Redacted from errors.
         timeouts: The timeouts for the server's responses.
     """
 
@@ -125,7 +126,7 @@ class Connection:
     ) -> None:
         self._services = services
         self._channel = channel
-        self._secrets = secrets
+        self.secrets: Secrets = secrets
         self.instruments: Instruments = instruments
         self.timeouts: Timeouts = timeouts
         self._receiver: Receiver | None = None
@@ -385,7 +386,7 @@ class Connection:
         if isinstance(message, Reply):
             error = message.error
             if isinstance(error, RpcError):
-                error = self._secrets.hide_in_error(error)
+                error = self.secrets.hide_in_error(error)
             self.calls.take_reply(message.token, message.result, error)
         elif isinstance(message, LateReply):
             self.calls.take_late_reply(message)

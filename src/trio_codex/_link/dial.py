@@ -127,7 +127,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
 def _absolute(path: str) -> str:
     """Return the absolute path, which stays valid if the working directory changes, unless it is too long for a socket."""
     try:
-        absolute = os.path.abspath(path)
+        absolute = os.path.abspath(os.path.expanduser(path))
         return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
     except UnicodeError:
         raise ValueError(f"{path!a} is not a valid path") from None

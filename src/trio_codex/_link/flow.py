@@ -93,9 +93,6 @@ class FlowControl:
             yield self._ordinary.popitem(last=False)[0]
         self.waits = bool(self._control or self._ordinary or self._for_window)
 
-    def holds(self, call: Call) -> bool:
-        return call in self._control or call in self._ordinary or call in self._for_window
-
     def remove(self, call: Call) -> bool:
         """Remove a waiting call; return whether it was waiting."""
         for waiting in (self._for_window, self._ordinary, self._control):

@@ -44,7 +44,7 @@ def spawn_server(
         SpawnError: The pipes or the guard could not be created, with an ``OSError`` as the cause.
         ValueError: ``argv`` is empty, or a string in it or in ``env`` cannot be passed to a program.
     """
-    _check(argv, env, cwd)
+    _check(argv, env, cwd, guard_python)
     python = guard_python or find_guard_python()
     if guarded is None:
         guarded = sys.platform == "linux" and python is not None
@@ -78,13 +78,28 @@ def find_guard_python() -> str | None:
     return next((path for path in candidates if os.access(path, os.X_OK)), None)
 
 
-def _check(argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
+def _check(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] | None,
+    guard_python: str | None,
+) -> None:
     if not argv or not argv[0]:
         raise ValueError("argv is empty")
-    if any("\0" in text for text in (*argv, *env, *env.values(), os.fspath(cwd or ""))):
-        raise ValueError(
-            "an argument, an environment variable or the working directory contains a NUL character"
-        )
+    for what, texts in (
+        ("an argument", argv),
+        ("an environment variable", (*env, *env.values())),
+        ("the working directory", (os.fspath(cwd or ""),)),
+        ("guard_python", (guard_python or "",)),
+    ):
+        if any("\0" in text for text in texts):
+            raise ValueError(f"{what} contains a NUL character")
+        try:
+            for text in texts:
+                os.fsencode(text)
+        except UnicodeEncodeError:
+            # Not as the cause, because it quotes the value.
+            raise ValueError(f"{what} contains a character that no program can receive") from None
     for name in env:
         if not name or "=" in name:
             raise ValueError(f"{name!r} cannot be the name of an environment variable")

@@ -54,7 +54,7 @@ async def _acquire(home: Path) -> int | None:
         import fcntl
 
         fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
-    except (ImportError, AttributeError, OSError):
+    except (ImportError, AttributeError, OSError, ValueError):  # ValueError: no path can have this name
         return None
     try:
         while True:

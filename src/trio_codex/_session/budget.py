@@ -7,6 +7,7 @@ notifies the open turns, and their scopes end them.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -18,6 +19,8 @@ from trio_codex.errors import BudgetExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from trio_codex._link.timeouts import Timeout, Timeouts
 
 Carrier = Literal["turn", "thread", "client"]
 
@@ -110,10 +113,10 @@ class Meter:
         return self._busy + (trio.current_time() - self._busy_since if self._open else 0.0)
 
     @property
-    def deadline(self) -> float:
-        """When the time runs out if a turn stays open, on Trio's clock."""
+    def seconds_left(self) -> float:
+        """The rest of the time."""
         limit = self.budget.seconds
-        return math.inf if limit is None else trio.current_time() + limit - self.seconds
+        return math.inf if limit is None else limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
         return BudgetExceeded(
@@ -127,7 +130,8 @@ class BudgetTracker:
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
             one is reported.
-        scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
+        timeouts: Limits the time of the turn. A stall of this program does not count, because the server may have
+            reported the end of the turn meanwhile.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
         is_new: Whether the turn counts against the limit of turns. A rejoined one does not.
     """
@@ -135,7 +139,7 @@ class BudgetTracker:
     def __init__(
         self,
         meters: Sequence[Meter],
-        scope: trio.CancelScope,
+        timeouts: Timeouts,
         stop: Callable[[BudgetExceeded], None],
         *,
         is_new: bool = True,
@@ -143,21 +147,16 @@ class BudgetTracker:
         for meter in meters:
             meter.check_something_left(is_new=is_new)
         self._meters = meters
-        self._scope = scope
+        self._timeouts = timeouts
         self._stop: Callable[[BudgetExceeded], None] | None = stop
         on_exceeded, now = self._on_exceeded, trio.current_time()
         for meter in meters:
             meter.open(on_exceeded, now, is_new=is_new)
         timed = [meter for meter in meters if meter.budget.seconds is not None]
-        self._first_up = min(timed, key=lambda meter: meter.deadline, default=None)
-        if self._first_up is not None:
-            scope.deadline = self._first_up.deadline
-
-    def check_time(self) -> None:
-        """If the scope was cancelled because a budget ran out of time, report that budget."""
-        timed, scope = self._first_up, self._scope
-        if timed is not None and scope.cancel_called and scope.deadline <= trio.current_time():
-            self._on_exceeded(timed.exceeded("seconds"))
+        first_up = min(timed, key=lambda meter: meter.seconds_left, default=None)
+        self._timeout: Timeout | None = None
+        if first_up is not None:
+            self._timeout = timeouts.start(first_up.seconds_left, partial(self._on_time_up, first_up))
 
     def never_started(self) -> None:
         """Record that the server rejected the turn, so that it is not counted."""
@@ -165,13 +164,15 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        self.check_time()
-        if self._first_up is not None:
+        if self._timeout is not None:
             # The scope may stay open much longer, but that time does not count.
-            self._scope.deadline = math.inf
+            self._timeouts.end(self._timeout)
         now = trio.current_time()
         for meter in self._meters:
             meter.close(self._on_exceeded, now)
+
+    def _on_time_up(self, meter: Meter) -> None:
+        self._on_exceeded(meter.exceeded("seconds"))
 
     def _on_exceeded(self, error: BudgetExceeded) -> None:
         # Called for every report above the limit; only the first one counts.

@@ -83,6 +83,12 @@ class TurnEnder:
 
     async def _interrupt_until_ended(self, turn: TurnState) -> None:
         """Interrupt a turn and wait until it ends, even if the server rejects it. The caller sets the timeout."""
+        await self._insist_on_interrupt(turn)
+        # If the connection ended, so has the turn. If the server rejected the interrupt, wait for the terminal event.
+        await turn.ended.wait()
+
+    async def _insist_on_interrupt(self, turn: TurnState) -> None:
+        """Interrupt a turn, however long the server is overloaded. A rejection is logged. The caller sets the timeout."""
         await trio.lowlevel.checkpoint()
         while not turn.ended.is_set():
             try:
@@ -91,9 +97,8 @@ class TurnEnder:
                 # The request was retried until ``request_timeout``, which may be shorter than our timeout.
                 continue
             except CodexError as exc:
-                # If the connection ended, so has the turn. If the server rejected it, wait for the terminal event.
                 logger.warning("turn %s could not be interrupted: %s", turn.machine.active_id, exc)
-            await turn.ended.wait()
+            return
 
     def release(self, turn: TurnState) -> list[CallbackGroup]:
         """Cancel the callbacks of a turn and let it continue without its scope; return the callbacks."""
@@ -153,12 +158,10 @@ class TurnEnder:
         self._server.services.start_service(self._interrupt_in_time, turn)
 
     async def _interrupt_in_time(self, turn: TurnState) -> None:
-        with self._server.timeouts.move_on_after(self._server.config.interrupt_grace):
-            await trio.lowlevel.checkpoint()
-            try:
-                await self.interrupt(turn)
-            except CodexError as exc:
-                logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+        with self._server.timeouts.move_on_after(self._server.config.interrupt_grace) as scope:
+            await self._insist_on_interrupt(turn)
+        if scope.cancelled_caught:
+            logger.warning("turn %s could not be interrupted within interrupt_grace", turn.id)
 
     async def steer(self, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
         """Send more input to a turn. Return whether it was accepted; it is not if the turn ended first.
@@ -254,7 +257,10 @@ class TurnEnder:
 
     async def _end_orphan(self, turn: TurnState) -> None:
         with self._server.timeouts.move_on_after(self._server.config.interrupt_grace):
-            await self._end_child(turn.thread, {turn.thread.id})
+            seen = {turn.thread.id}
+            await self._end_child(turn.thread, seen)
+            # No turn of this client spawned it any more, so its thread has not kept it.
+            await self.end_offspring(turn, seen)
 
     async def _end_child(self, child: ThreadState, seen: set[str]) -> None:
         await trio.lowlevel.checkpoint()

@@ -112,7 +112,7 @@ class GoalState(TurnSequence, EventSink):
         budget_tracker = None
         try:
             meters = (meter, thread.meter, session.meter)
-            budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
+            budget_tracker = BudgetTracker(meters, session.timeouts, self._body.fail)
         except BudgetExceeded as exc:
             # The server has already started the turn. Ending the goal ends it.
             self._body.fail(exc)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVarTuple, Unpack
 
@@ -34,8 +33,6 @@ class ScopeGuard:
     def fail(self, error: CodexError) -> None:
         """Cancel the body because a policy failed or a limit was exceeded."""
         self._failures.append(error)
-        # Disarm the time budget, which would otherwise be reported as the reason for the cancellation.
-        self.scope.deadline = math.inf
         self.scope.cancel()
 
     @property

@@ -19,7 +19,6 @@ from trio_codex._values.versions import missing_methods
 from trio_codex.errors import (
     CodexError,
     DecodeError,
-    RequestTimeout,
     RpcError,
     ServerBusyError,
     UnsupportedMethod,
@@ -123,6 +122,7 @@ class Server:
         *,
         request_class: RequestClass | None = None,
         decode: Callable[[str, msgspec.Raw], Any] | None = None,
+        has_timeout: bool = True,
     ) -> Any:
         """Send a request and return its typed result.
 
@@ -131,6 +131,7 @@ class Server:
             params: The parameters.
             request_class: The request class, if not the default of the method.
             decode: As in :meth:`acquire`.
+            has_timeout: Whether ``request_timeout`` applies.
 
         Raises:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
@@ -146,7 +147,10 @@ class Server:
             note_started()
         try:
             raw = await connection.calls.request(
-                method, _convert.encode(params), request_class or request_class_of(method)
+                method,
+                _convert.encode(params),
+                request_class or request_class_of(method),
+                has_timeout=has_timeout,
             )
         except RpcError:
             if may_start:
@@ -177,15 +181,17 @@ class Server:
     ) -> Any:
         """Send a request that helps to end something, even while the client is closing. The caller sets the timeout.
 
-        As long as the server is overloaded, the request is retried, even if ``request_timeout`` is shorter.
+        The request waits, and is retried while the server is overloaded, even if ``request_timeout`` is shorter.
 
         Raises:
-            CodexError: As in :meth:`request`, except ``ServerBusyError``.
+            CodexError: As in :meth:`request`, except ``ServerBusyError`` and ``RequestTimeout``.
         """
         while True:
             await trio.lowlevel.checkpoint()
             try:
-                return await self.request(method, params, request_class="control", decode=decode)
+                return await self.request(
+                    method, params, request_class="control", decode=decode, has_timeout=False
+                )
             except ServerBusyError as exc:
                 logger.debug("%s: %s", method, exc)
 
@@ -204,7 +210,7 @@ class Server:
                 await self.insist(method, params)
             except CodexError as exc:
                 error = exc
-        if scope.cancelled_caught or isinstance(error, RequestTimeout):
+        if scope.cancelled_caught:
             logger.warning(
                 "%s %s was not answered within interrupt_grace and may have had no effect", method, params
             )
@@ -291,6 +297,11 @@ def parse_result(method: str, raw: msgspec.Raw) -> Any:
         return _parse(raw)
     except UNREADABLE as exc:
         raise DecodeError(method, "$", str(exc)) from None
+
+
+def keep_raw(_: str, raw: msgspec.Raw) -> msgspec.Raw:
+    """Return a result as it is, to undo the request even if the result cannot be structured."""
+    return raw
 
 
 def decode_result(method: str, raw: msgspec.Raw) -> Any:

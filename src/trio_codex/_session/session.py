@@ -38,7 +38,7 @@ class Session:
         self.timeouts: Timeouts = server.timeouts
         self.tools: Toolbox = defaults.tools
         self.meter: Meter = Meter("client", defaults.budget)
-        self.threads: Threads = Threads()
+        self.threads: Threads = Threads(server.connection.secrets)
         self.listeners: Listeners = Listeners(server.connection, server.config.event_buffer)
         self.instruments: Instruments = self.listeners.instruments
         self.history: History = History(server, self.instruments)

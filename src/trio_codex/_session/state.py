@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 import trio
 
 from trio_codex._core.json import Json, list_of, object_of, parse_object, string_of
+from trio_codex._core.secrets import NO_SECRETS
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._session.budget import Meter
 from trio_codex._session.turn_machine import Phase, TurnMachine
@@ -22,6 +23,7 @@ from trio_codex.instruments._base import TurnRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trio_codex._core.secrets import Secrets
     from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.subscriptions import Subscription
@@ -248,11 +250,6 @@ class TurnState:
         self.machine.refuse()
         self._close("refused")
 
-    def check_time(self) -> None:
-        """See :meth:`~trio_codex._session.budget.BudgetTracker.check_time`."""
-        if self.budget_tracker is not None:
-            self.budget_tracker.check_time()
-
     def take(self, event: Event, now: float) -> None:
         """Process an event of this turn that arrived at the given Trio time."""
         self.last_event_at = now
@@ -301,7 +298,10 @@ class TurnState:
     def result(self) -> TurnResult:
         """Return the result. Its items are structured on the first call after the end."""
         if self._result is None:
-            result = self.reducer.result(self.id or "", self.thread.id, self.meter.usage, self.agents_usage)
+            thread = self.thread
+            result = self.reducer.result(
+                self.id or "", thread.id, self.meter.usage, self.agents_usage, thread.secrets
+            )
             if not self.ended.is_set():
                 return result
             self._result = result
@@ -330,6 +330,7 @@ class ThreadState:
 
     Attributes:
         id: Its id.
+        secrets: Redacted from the errors of its turns.
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
@@ -341,6 +342,9 @@ class ThreadState:
         handles: The handles of this client for it.
         pending: The handles whose requests to resume it are in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
+        is_left_open: Whether the client is still subscribed for a handle that was closed, or a resume that was undone,
+            because another handle was being opened.
+        is_uncleaned: Whether background commands have not been ended for the same reason.
         is_unloaded: Whether the server has reported that it is no longer in memory, as after archiving it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
         starting_turn_id: The id of a turn that may have been about to run when the thread was opened.
@@ -349,8 +353,9 @@ class ThreadState:
         past_turns: The ended turns of a child agent, whose commands may still be running; empty for other threads.
     """
 
-    def __init__(self, thread_id: str) -> None:
+    def __init__(self, thread_id: str, secrets: Secrets = NO_SECRETS) -> None:
         self.id = thread_id
+        self.secrets = secrets
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
         self.listeners: list[EventSink] = []
@@ -366,6 +371,8 @@ class ThreadState:
         self.handles: tuple[object, ...] = ()
         self.pending: tuple[PendingHandle, ...] = ()
         self.is_mute: bool = False
+        self.is_left_open: bool = False
+        self.is_uncleaned: bool = False
         self.is_unloaded: bool = False
         self.unsubscribed: trio.Event | None = None
         self.past_turn_ids: tuple[str, ...] = ()
@@ -434,7 +441,7 @@ class ThreadState:
         if pending.budget is not None:
             self.meter = Meter("thread", pending.budget)
         self.cwd = cwd
-        self.is_unloaded = False
+        self.is_unloaded = self.is_left_open = self.is_uncleaned = False
         if not pending.is_overtaken:
             self.is_mute = False
         self.ended_turn = None

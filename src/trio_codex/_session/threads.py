@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
+from trio_codex._core.secrets import NO_SECRETS
 from trio_codex._session.left_behind import LeftTurn
 from trio_codex._session.state import ThreadState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trio_codex._core.secrets import Secrets
     from trio_codex._link.call import CloseReason
     from trio_codex._session.state import TurnSequence, TurnState
 
@@ -25,9 +27,14 @@ THREAD_BYTES: Final = 2400
 
 
 class Threads:
-    """The threads of one client."""
+    """The threads of one client.
 
-    def __init__(self) -> None:
+    Args:
+        secrets: Redacted from the errors of turns.
+    """
+
+    def __init__(self, secrets: Secrets = NO_SECRETS) -> None:
+        self._secrets = secrets
         self._threads: dict[str, ThreadState] = {}
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._left_behind: list[LeftTurn] = []
@@ -58,7 +65,7 @@ class Threads:
         """Return the state of a thread, creating it if necessary."""
         self.unknown.discard(thread_id)
         if (state := self._threads.get(thread_id)) is None:
-            state = self._threads[thread_id] = ThreadState(thread_id)
+            state = self._threads[thread_id] = ThreadState(thread_id, self._secrets)
         return state
 
     def open_turns(self) -> list[TurnState]:

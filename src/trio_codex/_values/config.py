@@ -156,8 +156,8 @@ class CodexConfig(ClientConfig):
         codex_bin: The binary. The default is the one installed by the ``runtime`` extra, else ``codex`` on ``PATH``.
         launch_args_override: The complete argument vector, instead of ``[codex_bin, "app-server"]``.
         config_overrides: ``key=value`` pairs, as for ``codex -c``; values are TOML.
-        cwd: Working directory of the server. The default is that of this process. Here and in ``codex_home``, a
-            leading ``~`` is the home directory of this process.
+        cwd: Working directory of the server. The default is that of this process. In each path of this
+            configuration, a leading ``~`` is the home directory of this process.
         env: Overrides for the environment selected by ``inherit_env``; ``None`` as a value removes a variable.
         inherit_env: ``True`` for the whole environment of this process, ``False`` for none of it, or the names to
             keep.
@@ -187,7 +187,9 @@ class CodexConfig(ClientConfig):
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
     guard: bool = attrs.field(default=True, validator=_flag)
-    guard_python: str | os.PathLike[str] | None = attrs.field(default=None, validator=_path)
+    guard_python: str | os.PathLike[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_home_expanded), validator=_path
+    )
     codex_home: str | os.PathLike[str] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_home_expanded), validator=_path
     )

@@ -13,6 +13,7 @@ import attrs
 
 from trio_codex import wire
 from trio_codex._core.json import Json, integer_of, list_of, object_of, parse_object, string_of
+from trio_codex._core.secrets import NO_SECRETS
 from trio_codex.errors import DecodeError, OutputError
 from trio_codex.wire import _convert
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
+    from trio_codex._core.secrets import Secrets
     from trio_codex._values.usage import TokenUsage
 
     # The default is for type checkers: a bare ``TurnResult`` accepts any output type.
@@ -158,13 +160,15 @@ class TurnReducer:
         thread_id: str,
         turn_usage: TokenUsage | None = None,
         agents_usage: TokenUsage | None = None,
+        secrets: Secrets = NO_SECRETS,
     ) -> TurnResult:
         """Return the result. Items and errors are structured here."""
+        error = _structured(wire.TurnError, self._turn.get("error") or self._error)
         return TurnResult(
             id=turn_id,
             thread_id=thread_id,
             status=self.status,
-            error=_structured(wire.TurnError, self._turn.get("error") or self._error),
+            error=without_secrets(error, secrets),
             final_response=_final_response(self._items),
             items=tuple(_structure_item(item) for item in self._items),
             usage=_structured(wire.ThreadTokenUsage, self._usage),
@@ -231,6 +235,18 @@ class TurnReducer:
 
 REDUCED: Final = frozenset(TurnReducer.HANDLERS)
 """The events that affect the outcome. Most events, such as text deltas, do not."""
+
+
+def without_secrets(error: wire.TurnError | None, secrets: Secrets) -> wire.TurnError | None:
+    """Return the error of a turn without secrets: the model's provider may quote the key that it rejects."""
+    if error is None:
+        return None
+    details = error.additional_details
+    return attrs.evolve(
+        error,
+        message=secrets.hide(error.message),
+        additional_details=secrets.hide(details) if isinstance(details, str) else details,
+    )
 
 
 def _structured(type_: type[T], value: Any) -> T | None:

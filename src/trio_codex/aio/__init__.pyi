@@ -5492,7 +5492,8 @@ def open_codex(
     Raises:
         StartError: The server could not be started (``SpawnError``), did not answer in time (``StartTimeout``), exited, or
             rejected the handshake.
-        ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
+        ValueError: Two tools have the same name, ``experimental_api`` is off, or a text of ``config`` cannot be passed to
+            a program; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """

@@ -6,7 +6,6 @@ import hashlib
 from collections import deque
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import trio
@@ -28,6 +27,7 @@ from trio_codex.supervision._values import Probe
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import trio_codex.tools
     from trio_codex import Policy, ThreadStartOptions
@@ -303,7 +303,7 @@ def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
     Raises:
         JournalError: There is no batch.
     """
-    with closing(Journal(Path(out), writes=False)) as journal:
+    with closing(Journal(directory_of(out), writes=False)) as journal:
         return [outcome for _, outcome in journal.outcomes()]
 
 
@@ -316,6 +316,6 @@ def read_status(out: str | os.PathLike[str]) -> BatchStatus:
     Raises:
         JournalError: There is no batch.
     """
-    with closing(Journal(Path(out), writes=False)) as journal:
+    with closing(Journal(directory_of(out), writes=False)) as journal:
         outcomes, tokens = journal.tally()
         return BatchStatus(total=journal.count(), running=journal.open(), outcomes=outcomes, tokens=tokens)

@@ -46,13 +46,13 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 
 
 def directory_of(out: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of the directory of a batch.
+    """Return the absolute path of the directory of a batch. A leading ``~`` is the home directory.
 
     Raises:
         JournalError: The path is relative, and the working directory was deleted.
     """
     try:
-        return Path(os.path.abspath(out))
+        return Path(os.path.abspath(os.path.expanduser(out)))
     except OSError as exc:
         problem = f"cannot be found: the working directory was deleted ({exc.strerror})"
         raise errors.JournalError(os.fspath(out), problem, "Pass an absolute path.") from exc

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from trio_codex import CodexConfig, __version__
-from trio_codex.batch._journal import Journal, members_of
+from trio_codex.batch._journal import Journal, directory_of, members_of
 from trio_codex.batch._transcripts import fitted, read_transcripts
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ async def write_report(
         OSError: The page cannot be written.
     """
     await trio.lowlevel.checkpoint()
-    directory, target = Path(out), Path(path)
+    directory = directory_of(out)
+    target = Path(os.path.expanduser(path))  # noqa: ASYNC240  # no access to the disk
     with closing(Journal(directory, writes=False)) as journal:
         outcomes = [outcome for _, outcome in journal.outcomes()]
         left, opened = journal.todo(), set(journal.open())

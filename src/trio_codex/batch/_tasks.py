@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -12,7 +13,6 @@ import attrs
 import msgspec
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping
 
 OPTIONS: Final = frozenset(
@@ -83,7 +83,7 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
         ValueError: A line is not a task, or two tasks have the same id. The message names the line.
         OSError: The file cannot be read.
     """
-    source = Path(path)
+    source = Path(os.path.expanduser(path))
     with source.open("rb") as file:
         lines = enumerate(file, 1)
         if source.suffix.lower() == ".csv":

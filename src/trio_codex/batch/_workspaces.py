@@ -43,7 +43,7 @@ REMOVAL_SECONDS: Final = 10.0
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    return os.path.abspath(path)
+    return os.path.abspath(os.path.expanduser(path))
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ The driver keeps the journal. Workers send outcomes immediately; if a worker is 
 from __future__ import annotations
 
 import importlib
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +31,6 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from trio_codex.batch._context import TaskContext
@@ -126,7 +126,7 @@ def run(
             shares=_divided(journal.todo(), shards),
             solve=solve,
             options=chosen,
-            scratch=Path(scratch or directory / "shards").absolute() / str(journal.run),
+            scratch=Path(os.path.expanduser(scratch or directory / "shards")).absolute() / str(journal.run),
             ray_options={**(ray_options or {}), "max_retries": 0},  # the journal knows what to repeat
             on_outcome=on_outcome,
         )

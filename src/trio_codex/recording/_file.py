@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from trio_codex._core.json import UNREADABLE
+from trio_codex._values.paths import expand
 from trio_codex.errors import CodexError
 
 from ._redaction import Redaction
@@ -119,7 +120,7 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
         RecordingError: The file is not a recording, or was written in a later format.
         OSError: The file cannot be read.
     """
-    first, *lines = Path(path).read_bytes().split(b"\n")
+    first, *lines = Path(expand(path)).read_bytes().split(b"\n")
     try:
         header = msgspec.json.decode(first, type=Header)
     except UNREADABLE:

@@ -15,6 +15,7 @@ import trio
 from trio_codex._core.json import UNREADABLE
 from trio_codex._values.config import VERSION
 from trio_codex._values.event import route
+from trio_codex._values.paths import expand
 from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
 from trio_codex.instruments._base import decision_name
@@ -49,7 +50,7 @@ class Recorder(Instrument):
     Creating the first recorder that redacts takes about 0.3 s: create it before the client.
 
     Args:
-        path: The file to write.
+        path: The file to write. A leading ``~`` is the home directory.
         redaction: How to redact content; ``None`` keeps everything, including secrets.
         overwrite: Whether to replace an existing recording.
 
@@ -74,7 +75,7 @@ class Recorder(Instrument):
         self._latest = 0
         self._asked: dict[tuple[RequestId, str, str | None], int] = {}
         self._clock = _Clock()
-        self._file = _open(path, overwrite)
+        self._file = _open(expand(path), overwrite)
         self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ import attrs
 
 from trio_codex import wire
 from trio_codex._core.json import list_of
+from trio_codex._session.retry import CUT_OFF
 from trio_codex.wire import _index, _registry
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ _WORD: Final = re.compile(r"[A-Za-z0-9][\w.:/-]{0,63}")
 _PRODUCT: Final = re.compile(r"[\w.-]{1,64}/\d+\.\d+\.\d+[\w.+-]{0,32}")
 _NAME: Final = re.compile(r"\w+")
 _KNOWN_PROBLEMS: Final = re.compile(
-    r"unknown variant `[\w/]+`|no active turn|but found `?[0-9A-Za-z-]+`?|retry limit|too many failed attempts",
+    r"unknown variant `\w+(?:/\w+)+`|no active turn|retry limit|too many failed attempts|already has an active writer"
+    r"|list_turns is not supported yet|\.jsonl is empty|expected active turn id `?[0-9A-Za-z-]+`? but found `?[0-9A-Za-z-]+`?",
     re.IGNORECASE,
 )
-"""Parts of error messages that the client parses. It tells errors apart by their texts (PROTOCOL Q1, Q4, Q12)."""
+"""Parts of error messages that the client parses. It tells errors apart by their texts (PROTOCOL Q1, Q4, Q12). They are no
+wider than that: a message may quote any value that the server or a tool did not expect."""
 
 NAMES_KEPT: Final = 1024
 """Size of the cache that records which field names hold ids; the protocol has about this many names."""
@@ -149,7 +152,9 @@ class Redaction:
             return text
         if self.paths and name in PATHS:
             return text
-        return self.text(text)
+        # The beginning by which is_transient_error() recognizes the failure of a turn.
+        cut_off = CUT_OFF if name == "message" and text.startswith(CUT_OFF) else ""
+        return cut_off + self.text(text[len(cut_off) :])
 
 
 @lru_cache(maxsize=NAMES_KEPT)

@@ -351,7 +351,7 @@ def with_absolute_socket(attachment: Attachment) -> Attachment:
     if path in ("", attachment.url):
         return attachment
     with suppress(OSError):  # the working directory was deleted
-        path = os.path.abspath(path)
+        path = os.path.abspath(os.path.expanduser(path))
     is_short = len(os.fsencode(path)) <= SOCKET_PATH_BYTES
     return attrs.evolve(attachment, url=f"unix://{path}") if is_short else attachment
 
