@@ -93,7 +93,8 @@ class CopyTree:
         Raises:
             OSError: The directory cannot be copied.
         """
-        await _run("cp", "-a", "--reflink=auto", "--", self.source, str(path))
+        # "source/." is the directory even if the source is a link to it.
+        await _run("cp", "-a", "--reflink=auto", "--", os.path.join(self.source, "."), str(path))
 
     async def remove(self, path: Path) -> None:
         """Remove the copy."""
