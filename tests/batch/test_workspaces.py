@@ -84,6 +84,23 @@ async def test_git_does_not_start_its_fsmonitor_daemon_which_would_hold_the_lock
     assert started.exists()
 
 
+async def test_a_program_in_a_hook_of_another_repository_changes_only_its_own(
+    repository, tmp_path, monkeypatch
+):
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(repository), str(other))
+    (other / "code.py").write_text("new")
+    git(other, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "second")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(other / ".git"))
+        hook.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+        await GitWorktree(repository).create(tmp_path / "w")
+        assert (tmp_path / "w" / "code.py").read_text() == "old"
+        await GitWorktree(repository).remove(tmp_path / "w")
+    assert git(other, "status", "--porcelain") == ""
+    assert git(repository, "worktree", "list").count("\n") == 1
+
+
 async def test_a_partly_added_worktree_is_removed(repository, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "half").touch()
