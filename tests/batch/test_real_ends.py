@@ -1,5 +1,8 @@
 """How attempts, tasks and batches end on the real server, and how they are cleaned up."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 import trio
 from batches import kill, some, stage
@@ -87,6 +90,27 @@ async def test_the_next_run_completes_a_failed_cleanup(monkeypatch):
         async with on.batch(some(2), workspace=Sticky(), retry=retry) as batch:
             assert len([outcome async for outcome in batch]) == 2
         assert {path.name for path in (on.out / "workspaces").iterdir()} == left - {"t0-1", "t1-2"}
+
+
+async def test_a_workspace_is_kept_until_the_outcome_is_stored():
+    full = "create trigger full before insert on outcomes begin select raise(abort, 'database or disk is full'); end"
+
+    async def solve(ctx):
+        await ctx.thread.run(ctx.task.prompt)
+        with (ctx.workspace / "calls").open("a") as calls:
+            calls.write("once ")
+        return (ctx.workspace / "calls").read_text()
+
+    async with stage() as on:
+        with pytest.raises(errors.JournalError, match="disk is full"):
+            async with on.batch(some(1), solve):
+                with closing(sqlite3.connect(on.out / "batch.db")) as db:
+                    db.execute(full)
+                await trio.sleep_forever()
+        with closing(sqlite3.connect(on.out / "batch.db")) as db:
+            db.execute("drop trigger full")
+        outcome = (await on.run(some(1), solve))["t0"]
+        assert (outcome.value, outcome.attempts) == ("once once ", 1)
 
 
 async def test_a_stopped_batch_does_not_wait_out_a_retry_delay():

@@ -168,11 +168,13 @@ class Attempt:
     def end(self, outcome: Outcome | None) -> None:
         """Record that the attempt is over, and the outcome of the task, if there is one."""
         progress = self.progress
-        progress.state, progress.usage, progress.current = "over", progress.total, None
+        over = attrs.evolve(progress, state="over", usage=progress.total, current=None)
         if outcome is None:
-            self._journal.save(self._task, progress)
+            self._journal.save(self._task, over)
         else:
-            self._journal.finish(outcome, progress)
+            self._journal.finish(outcome, over)
+        # Only now: until this is stored, the next program may continue the attempt, in its workspace.
+        progress.state, progress.usage, progress.current = over.state, over.usage, over.current
 
     async def archive(self, supervisor: Supervisor) -> None:
         """Archive the thread, to free its memory in the server. This also ends its commands."""
