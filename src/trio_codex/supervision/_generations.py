@@ -230,7 +230,8 @@ class Generations:
             name: The name of a thread; by default, all of them.
         """
         for where in [each for each in self.left if name in (None, each[0])]:
-            self.journal.ended(*where, self.left.pop(where), "interrupted", by_us=True)
+            self.journal.ended(*where, self.left[where], "interrupted", by_us=True)
+            del self.left[where]
 
     # -- the task of the supervisor ----------------------------------------------------------------------------
 
@@ -334,11 +335,11 @@ class Generations:
         If an exception leaves the supervisor, or after a drain, the program is ending. The turns that it interrupted stay
         open, and the next program continues them.
         """
-        if error is None and not self._program_ends:
-            self.settle_left()
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()
+        if error is None and not self._program_ends:
+            self.settle_left()
 
     def _wake(self) -> None:
         self._changed.set()
