@@ -1,33 +1,14 @@
 """A journal that cannot be written for a while, as on a full disk."""
 
-import sqlite3
-from contextlib import closing
+from functools import partial
 
 import pytest
 import trio
-from supervised import stage
+from supervised import Full, kill, stage
 
-from trio_codex import errors
-
-
-class Full:
-    """Makes certain writes fail for the duration of a scope."""
-
-    def __init__(self, path, event):
-        self._path = path
-        self._event = event
-
-    def _execute(self, statement):
-        with closing(sqlite3.connect(self._path)) as db:
-            db.execute(statement)
-
-    def __enter__(self):
-        self._execute(
-            f"create trigger full before {self._event} begin select raise(abort, 'database or disk is full'); end"
-        )
-
-    def __exit__(self, *exc):
-        self._execute("drop trigger full")
+from trio_codex import Budget, errors
+from trio_codex.cli._supervise import _show_status
+from trio_codex.supervision._scope import with_task
 
 
 async def run_and_cancel(on, thread, key):
@@ -63,3 +44,40 @@ async def test_a_cancelled_prompt_remains_final_although_that_cannot_be_recorded
         ):
             await thread.run("one", key="1")
         assert (await thread.run("one", key="1")).status == "interrupted"
+
+
+async def test_a_server_that_dies_meanwhile_is_replaced():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang("half")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                await trio.sleep(0.1)
+                with Full(on.journal, "update on threads"):
+                    kill(await supervisor.ready())
+                    while supervisor.generations()[0].ended is None:  # noqa: ASYNC110  # it has no event for this
+                        await trio.sleep(0.001)
+
+            assert (await thread.run("one", key="1")).status == "completed"
+
+
+async def test_usage_is_counted_as_soon_as_the_journal_can_be_written_again():
+    async with stage() as on:
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+            with Full(on.journal, "update on threads"):
+                await trio.sleep(1.1)  # until the supervisor has tried to write it
+        async with on.supervisor(budget=Budget(tokens=15)) as supervisor, supervisor.thread("b") as thread:
+            with pytest.raises(errors.BudgetExceeded):
+                await thread.run("one", key="1")
+
+
+async def test_the_status_line_does_not_end_the_program():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        await thread.run("one", key="1")
+        with Full(on.journal, "update on threads"), trio.move_on_after(0.1) as program:
+            async with with_task(partial(_show_status, supervisor)):
+                await trio.sleep_forever()
+        assert program.cancelled_caught

@@ -266,7 +266,7 @@ class Generations:
 
     def _open(self) -> AbstractAsyncContextManager[Codex]:
         budget = None
-        with suppress(errors.BudgetExceeded):  # the next prompt raises it
+        with suppress(errors.BudgetExceeded, errors.JournalError):  # the next prompt raises it
             budget = self.rest_of_budget()
         if isinstance(self._config, Attachment):
             return attach_codex(self._config, budget=budget, **self._client)
@@ -315,10 +315,13 @@ class Generations:
     async def _tick(self, record: GenerationRecord) -> None:
         while True:
             notify(self.instruments, "generation_alive", record)
-            # If this fails, the next prompt raises the error before it is sent.
-            with suppress(errors.JournalError):
-                self.journal.commit()
+            self._commit()
             await trio.sleep(TICK_SECONDS)
+
+    def _commit(self) -> None:
+        """Commit late writes. If this fails, they are kept, and the next prompt raises the error before it is sent."""
+        with suppress(errors.JournalError):
+            self.journal.commit()
 
     def _count_strikes(self, life: Life) -> None:
         # If a generation lived for long, the requests at its start did not cause its death.
@@ -328,6 +331,7 @@ class Generations:
             self.journal.died(name, self.strikes[name])
             if name == self.turnstile.alone and is_early:
                 self.quarantined.add(name)
+        self._commit()
 
     def close(self, error: BaseException | None) -> None:
         """Refuse all operations from now on, because the body has ended.
