@@ -268,7 +268,9 @@ class SupervisedThread:
                     await turn.begun()
                     yield turn
             finally:
-                if turn.give_up() and prompt.is_stopped:
+                turn.give_up()
+                # A turn that was lost, or interrupted between two generations, is not recorded yet.
+                if prompt.is_stopped and turn.result.status in (TurnStatus.lost, TurnStatus.interrupted):
                     self._journal.stopped(self.name, prompt.key)
 
     def _prompt(
