@@ -6,7 +6,7 @@ import pytest
 import trio
 from supervised import keep_killing, kill, stage
 
-from trio_codex import errors, retry_transient
+from trio_codex import Backoff, Restart, errors, retry_transient
 from trio_codex.supervision._prompt import CONTINUE
 from trio_codex.testing import Response, Text
 
@@ -168,6 +168,26 @@ async def test_a_name_can_be_opened_once_and_a_thread_runs_one_prompt_at_a_time(
             with pytest.raises(errors.TurnActive):
                 await thread.run("two", key="2")
             nursery.cancel_scope.cancel()
+
+
+async def test_a_prompt_does_not_continue_after_the_scope_of_its_thread():
+    async def run(thread):
+        with pytest.raises(errors.ThreadClosed):
+            await thread.run("one", key="1")
+
+    async with stage() as on, on.supervisor(restart=Restart(backoff=Backoff(first=0.2))) as supervisor:
+        on.model.hang("half")
+        async with trio.open_nursery() as nursery, supervisor.thread("a") as thread:
+            nursery.start_soon(run, thread)
+            await on.model.wait_for_requests(1)
+            codex = await supervisor.ready()
+            kill(codex)
+            await codex.wait_closed()
+        with pytest.raises(errors.ThreadClosed):
+            await thread.fate("1")
+        assert len(on.model.requests) == 1
+        async with supervisor.thread("a") as thread:
+            assert len((await thread.run("one", key="1")).parts) == 2
 
 
 async def test_opening_a_deleted_thread_raises_and_does_not_start_a_new_one():

@@ -323,6 +323,7 @@ class SupervisedThread:
         Raises:
             CodexError: As for any request.
         """
+        self._check_open()
         row = self._journal.key(self.name, key)
         if row is None or key == self._running:
             await trio.lowlevel.checkpoint()
@@ -356,6 +357,7 @@ class SupervisedThread:
         generations = self._generations
         missed = 0
         while True:
+            self._check_open()  # another task may leave the scope meanwhile
             if admitted:
                 await generations.admit(self.name)
             life = None
@@ -404,6 +406,9 @@ class SupervisedThread:
             finally:
                 if before is not None and before.life is life:
                     await before.thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
+            if not self._is_open:
+                await thread.__aexit__(None, None, None)
+                raise errors.ThreadClosed(self.name)
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
 
