@@ -5275,8 +5275,9 @@ class Supervisor:
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
         """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
-        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
+        New prompts wait, except those started by a callback of an open turn, or in the body of its scope. After
+        ``drain_timeout``, open turns are interrupted, and continue in the next generation. Such a restart does not
+        count toward the limit.
 
         Args:
             reason: The reason, shown by :meth:`generations`.
@@ -5465,8 +5466,8 @@ class SupervisedTurn:
         """
     async def interrupt(self) -> None:
         """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
-    def give_up(self) -> bool:
-        """Record that the scope has exited, and return whether the end of the prompt is still unknown."""
+    def give_up(self) -> None:
+        """Record that the scope has exited, even if the end of the prompt is unknown."""
 
 def open_codex(
     config: CodexConfig | None = None,

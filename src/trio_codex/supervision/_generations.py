@@ -36,9 +36,17 @@ TICK_SECONDS: Final = 1.0
 SOCKET_PATH_BYTES: Final = 107
 """Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
-_OPENER: ContextVar[object] = ContextVar(
-    "the supervisor of the turn in whose context this runs", default=None
-)
+
+@attrs.define(eq=False)
+class _Opener:
+    """An open turn that may depend on turns started in its context. ``around`` is the one in whose context it began."""
+
+    generations: Generations
+    around: _Opener | None
+    is_open: bool = True
+
+
+_OPENER: ContextVar[_Opener | None] = ContextVar("the turn in whose context this runs", default=None)
 
 
 class Life:
@@ -197,17 +205,23 @@ class Generations:
         """
         if name in self.quarantined:
             raise errors.ThreadQuarantined(name, self.strikes[name])
-        nested = _OPENER.get() is self
+        opener, nested = _OPENER.get(), False
+        while opener is not None and not nested:
+            nested = opener.is_open and opener.generations is self
+            opener = opener.around
         alone = self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested
         await self.turnstile.enter(name, nested=nested, alone=alone)
 
     @contextmanager
     def nesting(self) -> Generator[None]:
         """Admit turns started in the body, or in callbacks of the turn opened there, without waiting for that turn."""
-        token = _OPENER.set(self)
+        opener = _Opener(self, _OPENER.get())
+        token = _OPENER.set(opener)
         try:
             yield
         finally:
+            # A task that was started in the body keeps its context.
+            opener.is_open = False
             _OPENER.reset(token)
 
     def rest_of_budget(self) -> Budget | None:

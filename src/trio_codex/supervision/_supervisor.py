@@ -68,8 +68,9 @@ class Supervisor:
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
         """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
-        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
+        New prompts wait, except those started by a callback of an open turn, or in the body of its scope. After
+        ``drain_timeout``, open turns are interrupted, and continue in the next generation. Such a restart does not
+        count toward the limit.
 
         Args:
             reason: The reason, shown by :meth:`generations`.

@@ -266,7 +266,8 @@ class SupervisedThread:
             try:
                 async with with_task(drive, turn.leave):
                     await turn.begun()
-                    yield turn
+                    with self._generations.nesting():
+                        yield turn
             finally:
                 turn.give_up()
                 # A turn that was lost, or interrupted between two generations, is not recorded yet.
