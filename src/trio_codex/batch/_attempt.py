@@ -113,7 +113,7 @@ class Attempt:
         plan, task = self._plan, self._task
         options: Any = {**plan.options, "cwd": self._directory, "budget": self._rest_of_budget()}
         turn_options: Any = dict(task.options)
-        opening = supervisor.thread(f"{task.id}#{self.progress.attempt}", **options)
+        opening = supervisor.thread(thread_name(task, self.progress.attempt), **options)
         thread = await scope.enter_async_context(opening)
         self._thread_id = thread.id
         self._thread = TaskThread(
@@ -207,6 +207,11 @@ class Attempt:
         except Exception:
             return False  # noqa: ASYNC910  # the checkpoint is that of the workspace
         return True
+
+
+def thread_name(task: Task, attempt: int) -> str:
+    """Return the name of an attempt's thread in the journal of the supervisor."""
+    return f"{task.id}#{attempt}"
 
 
 def _described(error: Exception) -> str:

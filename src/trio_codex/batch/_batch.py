@@ -226,7 +226,7 @@ async def open_batch(
             generations = partial(Generations, config, client, _joint(budget), restart, Probe(), threads)
             pool = Servers(servers, generations, partial(journal.agree, allow_changes=allow_changes))
             async with pool.open():
-                engine = Engine(plan, journal, pool)
+                engine = Engine(plan, journal, pool, threads)
                 async with with_task(engine.run):
                     yield Batch(engine, journal, directory)
                 if engine.left:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from trio_codex import errors
-from trio_codex.batch._attempt import Attempt
+from trio_codex.batch._attempt import Attempt, thread_name
 from trio_codex.batch._brakes import Brakes, is_usage_limit, kind_of
 from trio_codex.batch._values import BatchStatus
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trio_codex.batch._servers import Servers
     from trio_codex.batch._tasks import Task
     from trio_codex.batch._values import Outcome
+    from trio_codex.supervision._journal import Journal as ThreadJournal
 
 _FATAL: Final = (
     errors.ConnectionClosed, errors.JournalError, errors.RestartLimitExceeded, errors.ThreadInUse,
@@ -41,16 +42,18 @@ class Engine:
         plan: How to run the tasks.
         journal: The journal.
         servers: The servers.
+        threads: The journal of their supervisors.
 
     Attributes:
         problem: Why the batch stopped before every task had an outcome; ``None`` if it did not.
         is_over: Whether it has ended.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, servers: Servers) -> None:
+    def __init__(self, plan: Plan, journal: Journal, servers: Servers, threads: ThreadJournal) -> None:
         self._plan = plan
         self._journal = journal
         self._servers = servers
+        self._threads = threads
         self._todo = deque(journal.todo())
         self._total = journal.count()
         statuses, self._tokens = journal.tally()
@@ -161,7 +164,7 @@ class Engine:
         if progress.state == "over":
             await Attempt(self._plan, self._journal, task, progress).clean_up(None)
         if not is_resumed:
-            progress.attempt += 1
+            progress.attempt = self._new_number(task, progress)
         attempt = Attempt(self._plan, self._journal, task, progress)
         outcome: Outcome | None = None
         async with self._servers.one() as supervisor:
@@ -188,6 +191,13 @@ class Engine:
                 if progress.state == "over":
                     await attempt.clean_up(outcome)  # noqa: ASYNC102  # shielded and bounded inside
         return outcome is not None
+
+    def _new_number(self, task: Task, progress: Progress) -> int:
+        number = progress.attempt + 1
+        # A task that was removed from the batch, and is in it again, has lost its number, but not its threads.
+        while self._threads.thread(thread_name(task, number)) is not None:
+            number += 1
+        return number
 
     def _judge(self, attempt: Attempt, error: Exception, *, is_resumed: bool) -> Outcome | None:
         """Return the outcome of a task whose attempt has raised, or ``None`` if another attempt follows.
