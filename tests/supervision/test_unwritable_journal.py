@@ -63,6 +63,15 @@ async def test_a_server_that_dies_meanwhile_is_replaced():
             assert (await thread.run("one", key="1")).status == "completed"
 
 
+async def test_a_thread_that_could_not_be_opened_can_be_opened_later():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        await thread.run("one", key="1")
+        with Full(on.journal, "update on threads"), pytest.raises(errors.JournalError, match="full"):
+            await supervisor.thread("b").__aenter__()
+        async with supervisor.thread("b") as thread:
+            assert (await thread.run("one", key="1")).status == "completed"
+
+
 async def test_usage_is_counted_as_soon_as_the_journal_can_be_written_again():
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:

@@ -100,10 +100,10 @@ class SupervisedThread:
             )
         self._generations.open_threads.add(self.name)
         self._is_open = True
-        row = self._journal.thread(self.name)
-        if row is not None and row.deaths:
-            self._generations.strikes.setdefault(self.name, row.deaths)
         try:
+            row = self._journal.thread(self.name)
+            if row is not None and row.deaths:
+                self._generations.strikes.setdefault(self.name, row.deaths)
             await self._over_generations(_checkpoint)
         except BaseException:
             self._close()
