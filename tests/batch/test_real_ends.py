@@ -41,6 +41,26 @@ async def test_the_error_of_an_outcome_contains_the_messages_of_all_exceptions_i
         assert outcomes["t0"].error == f"ValueError: one; ThreadClosed: {errors.ThreadClosed('t')}"
 
 
+async def test_an_error_from_another_client_of_a_solver_fails_only_its_task():
+    raised = [
+        errors.BudgetExceeded("client", "tokens", 1, 15),
+        errors.ConnectionClosed(),
+        errors.JournalInUse("other.db", "is in use", "Choose another path."),
+        errors.RestartLimitExceeded("more than 0 restarts within 300 s", ()),
+        errors.ThreadInUse(-32600, "already has an active writer"),
+    ]
+
+    async def solve(ctx):
+        await ctx.thread.run(ctx.task.prompt)
+        raise raised[ctx.task.data]
+
+    tasks = [Task(type(error).__name__, "go", data=number) for number, error in enumerate(raised)]
+    async with stage() as on:
+        outcomes = await on.run(tasks, solve)
+        assert {outcome.status for outcome in outcomes.values()} == {"failed"}
+        assert all(outcome.error.startswith(name) for name, outcome in outcomes.items())
+
+
 async def test_a_value_that_cannot_be_encoded_fails_its_task():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()

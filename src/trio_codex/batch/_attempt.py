@@ -63,6 +63,8 @@ class Attempt:
         self._directory = plan.workspaces / directory_name(task, progress.attempt)
         self._before = progress.seconds, progress.current
         self._started: float | None = None
+        self._is_solving = False
+        self._turn_error: Exception | None = None
         self.progress: Progress = progress
         self.is_late: bool = False
 
@@ -122,6 +124,7 @@ class Attempt:
             "raise" if plan.on_death == "fresh" else "continue",
             on_start=start.aclose,
             on_end=self._record,
+            on_error=self._note_turn_error,
         )
         context = TaskContext(
             task=task,
@@ -131,11 +134,20 @@ class Attempt:
             codex=await supervisor.ready(),
         )
         try:
+            self._is_solving = True
             value = await call_user(plan.solve, context)
+            self._is_solving = False
         finally:
             with suppress(errors.ThreadClosed):
                 self._thread_id = thread.id
         return msgspec.json.decode(msgspec.json.encode(value))
+
+    def _note_turn_error(self, error: Exception) -> None:
+        self._turn_error = error
+
+    def is_from_solver(self, error: Exception) -> bool:
+        """Return whether the solver has raised an error that comes neither from the batch nor from the attempt's thread."""
+        return self._is_solving and error is not self._turn_error
 
     def _rest_of_budget(self) -> Budget | None:
         """Return the budget of the thread: the limits minus the usage of earlier attempts.

@@ -18,7 +18,7 @@ from trio_codex.batch._engine import Engine
 from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
-from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
+from trio_codex.batch._values import BatchBudget, BatchStatus, Retry, is_joint
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
 from trio_codex.supervision._generations import Generations, with_absolute_paths
 from trio_codex.supervision._journal import Journal as ThreadJournal
@@ -264,7 +264,7 @@ def _without_tmp(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joint(budget: BatchBudget) -> Budget | None:
-    if budget.tokens is None and budget.seconds is None and budget.turns is None:
+    if not is_joint(budget):
         return None
     return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
 

@@ -11,7 +11,7 @@ import trio
 from trio_codex import errors
 from trio_codex.batch._attempt import Attempt, thread_name
 from trio_codex.batch._brakes import Brakes, is_usage_limit, kind_of
-from trio_codex.batch._values import BatchStatus
+from trio_codex.batch._values import BatchStatus, is_joint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _FATAL: Final = (
     errors.ConnectionClosed, errors.JournalError, errors.RestartLimitExceeded, errors.ThreadInUse,
 )  # fmt: skip
-"""Errors that end the batch: the supervisor has given up, or nothing can be recorded."""
+"""Errors that end the batch: the supervisor has given up, or nothing can be recorded. A solver may raise them, too, because it may
+have another client."""
 
 _DEATHS: Final = (
     errors.ConnectionBroken, errors.HistoryLost, errors.KeyConflict, errors.ThreadGone, errors.TurnInterrupted,
@@ -176,8 +177,6 @@ class Engine:
                         value = await attempt.run(supervisor, self._starts, scope)
                         self._brakes.release()
                         outcome = attempt.outcome("timed_out" if attempt.is_late else "ok", value)
-                    except _FATAL:
-                        raise
                     except Exception as exc:
                         outcome = self._judge(attempt, _single(exc), is_resumed=is_resumed)
                     attempt.end(outcome)
@@ -206,12 +205,14 @@ class Engine:
             CodexError: The batch cannot continue.
         """
         progress, retry = attempt.progress, self._plan.retry
-        if isinstance(error, _FATAL):
+        is_foreign = attempt.is_from_solver(error)
+        if isinstance(error, _FATAL) and not is_foreign:
             raise error
         if is_usage_limit(error):
             self.stop(f"the usage limit of the account is reached: {error}")
             return None
-        if isinstance(error, errors.BudgetExceeded):
+        # Without a limit of the batch, the solver has another client with a budget.
+        if isinstance(error, errors.BudgetExceeded) and not (is_foreign and not is_joint(self._plan.budget)):
             if error.carrier == "client":
                 self.stop(f"the budget of the batch is used up: {error}")
                 return None
