@@ -387,3 +387,13 @@ async def test_ready_returns_the_client_of_the_current_generation():
         assert isinstance(supervisor.generations()[0].cause, errors.ServerExited)
     with pytest.raises(errors.ConnectionClosed):
         await supervisor.ready()
+
+
+async def test_after_its_scope_a_supervisor_has_a_status_and_opens_no_thread():
+    async with stage() as on:
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+        status = supervisor.status()
+        assert (status.state, status.threads, status.tokens) == ("closed", (), 15)
+        with pytest.raises(errors.ConnectionClosed):
+            await supervisor.thread("a").__aenter__()

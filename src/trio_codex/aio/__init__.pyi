@@ -5271,7 +5271,7 @@ class Supervisor:
     def generations(self) -> tuple[Generation, ...]:
         """Return the latest 100 generations, oldest first, and the current one."""
     def status(self) -> SupervisorStatus:
-        """Return what the supervisor is doing."""
+        """Return what the supervisor is doing, or was doing when its scope exited."""
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
         """Replace the server, for example after an upgrade. Threads continue in the next generation.
 

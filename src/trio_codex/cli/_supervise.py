@@ -19,7 +19,6 @@ from trio_codex._core.user_code import import_function
 from trio_codex.cli._attach import Attachment as Attaching
 from trio_codex.cli._render import OutputConsole, Screen
 from trio_codex.cli._text import CommandFailed, printable
-from trio_codex.errors import JournalError
 from trio_codex.instruments import Systemd
 from trio_codex.supervision import read_journal
 from trio_codex.supervision._scope import with_task
@@ -86,12 +85,8 @@ async def _show_status(supervisor: Supervisor) -> None:
             # What the program prints goes above the status line.
             live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
             stack.enter_context(live)
-        while True:  # noqa: ASYNC913  # every branch sleeps
-            try:
-                status = supervisor.status()
-            except JournalError:  # the next prompt raises it
-                await trio.sleep(STATUS_SECONDS)
-                continue
+        while True:
+            status = supervisor.status()
             known = status if live else (status.generation, status.state)
             if known != shown:
                 shown = known

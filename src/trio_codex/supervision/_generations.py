@@ -132,6 +132,7 @@ class Generations:
         self.quarantined: set[str] = set()
         self.left: dict[tuple[str, str], str] = {}
         self._program_ends = False
+        self._tokens = 0
 
     # -- for the program ---------------------------------------------------------------------------------------
 
@@ -148,6 +149,12 @@ class Generations:
         """Return the latest generations, oldest first, including the current one."""
         life = self._life
         return (*self._ended, *(() if life is None else (_describe(life),)))
+
+    def tokens(self) -> int:
+        """Return the tokens used by all threads, or the latest known number if the journal cannot be read."""
+        with suppress(errors.JournalError):
+            self._tokens = self.journal.spent().tokens
+        return self._tokens
 
     async def wait_ready(self, after: int = 0) -> Life:
         """Wait for a generation with a higher number than the given one.
@@ -356,6 +363,7 @@ class Generations:
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()
+        self.tokens()  # for a status after the journal is closed
         if error is None and not self._program_ends:
             self.settle_left()
 

@@ -53,7 +53,7 @@ class Supervisor:
         return self._generations.all()
 
     def status(self) -> SupervisorStatus:
-        """Return what the supervisor is doing."""
+        """Return what the supervisor is doing, or was doing when its scope exited."""
         generations = self._generations
         return SupervisorStatus(
             state=generations.state,
@@ -62,7 +62,7 @@ class Supervisor:
             threads=tuple(sorted(generations.open_threads)),
             turns=tuple(generations.turnstile.inside),
             quarantined=tuple(sorted(generations.quarantined)),
-            tokens=generations.journal.spent().tokens,
+            tokens=generations.tokens(),
         )
 
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:

@@ -93,7 +93,7 @@ class SupervisedThread:
             ServerTooOld: The server cannot roll back a turn.
             CodexError: As for any request.
         """
-        await trio.lowlevel.checkpoint()
+        await self._generations.wait_ready()
         if self.name in self._generations.open_threads:
             raise errors.ThreadInUse(
                 -32600, f"thread {self.name!r} is open in this supervisor", method="thread"
