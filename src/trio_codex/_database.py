@@ -65,6 +65,9 @@ class Database:
         kind: The kind of journal.
         writes: Whether to open it for writing, which only one program at a time can do, and create it if necessary.
 
+    Attributes:
+        is_closed: Whether it was closed.
+
     Raises:
         JournalInUse: Another program writes.
         JournalError: The database cannot be opened, or has another kind or version.
@@ -75,7 +78,7 @@ class Database:
         self._file = self._path
         self._kind = kind
         self._lock: int | None = None
-        self._is_closed = False
+        self.is_closed: bool = False
         self._owner = os.getpid()
         self._writes = 0
         self._late: list[Statement] = []
@@ -160,8 +163,8 @@ class Database:
 
         In a forked copy of the process that opened it, this does nothing: the journal and its lock belong to the parent.
         """
-        if not self._is_closed and os.getpid() == self._owner:
-            self._is_closed = True
+        if not self.is_closed and os.getpid() == self._owner:
+            self.is_closed = True
             if self._lock is not None:
                 # A full disk may lose uncommitted data, as a kill does.
                 with suppress(errors.JournalError):

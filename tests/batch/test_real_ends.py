@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 import trio
+import trio.lowlevel
 from batches import kill, some, stage
 
 from trio_codex import errors
@@ -110,6 +111,37 @@ async def test_the_next_run_completes_a_failed_cleanup(monkeypatch):
         async with on.batch(some(2), workspace=Sticky(), retry=retry) as batch:
             assert len([outcome async for outcome in batch]) == 2
         assert {path.name for path in (on.out / "workspaces").iterdir()} == left - {"t0-1", "t1-2"}
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_an_iteration_outside_the_scope_ends_with_the_batch(hangs):
+    seen, ends = [], []
+
+    async def iterate(batch):
+        try:
+            async for outcome in batch:
+                seen.append(outcome.task.id)  # noqa: PERF401  # those before an error count
+        except errors.BatchStopped as exc:
+            ends.append(exc.left)
+
+    async with stage() as on:
+        if hangs:
+            on.model.script("do t1").hang()
+        async with trio.open_nursery() as nursery, on.batch(some(2)) as batch:
+            nursery.start_soon(iterate, batch)
+            while batch.status().done < 2 - hangs:  # noqa: ASYNC110  # the test leaves before the iteration ends
+                await trio.lowlevel.checkpoint()
+        await iterate(batch)
+        assert (len(seen), ends) == (2 - hangs, [1, 1] if hangs else [])
+
+
+async def test_after_its_scope_a_batch_does_not_hide_outcomes():
+    async with stage() as on:
+        async with on.batch(some(1)) as batch:
+            while not batch.status().done:  # noqa: ASYNC110  # it is not read here
+                await trio.sleep(0.01)
+        with pytest.raises(errors.ConnectionClosed, match="read_outcomes"):
+            await anext(batch)
 
 
 async def test_a_workspace_is_kept_until_the_outcome_is_stored():

@@ -66,6 +66,7 @@ class Batch:
         self._journal = journal
         self._buffer: deque[tuple[int, Outcome]] = deque()
         self._last = 0
+        self._count = 0
         self._is_stopping = False
         self.out: Path = out
 
@@ -82,22 +83,30 @@ class Batch:
         Every outcome is returned once. Outcomes are read from the journal, so a slow consumer delays nothing.
 
         Raises:
-            BatchStopped: The batch was stopped, and some tasks have no outcome.
+            BatchStopped: The batch was stopped, or its scope has exited, and some tasks have no outcome.
+            ConnectionClosed: Its scope has exited, and not all outcomes were returned. :func:`read_outcomes` returns them.
+            Exception: What has ended the batch.
             StopAsyncIteration: Every task has an outcome, and all of them were returned.
         """
         await trio.lowlevel.checkpoint()
         while not self._buffer:
             # Get the event before the read, so that no outcome is missed in between.
             is_over = self._engine.is_over
-            self._buffer.extend(self._journal.outcomes(self._last, PAGE))
+            if not self._journal.is_closed:
+                self._buffer.extend(self._journal.outcomes(self._last, PAGE))
             if self._buffer:
                 self._last = self._buffer[-1][0]
             elif not is_over:
                 await self._engine.changed()
+            elif self._engine.failure is not None:
+                raise self._engine.failure
             elif self._engine.left:
                 raise errors.BatchStopped(self._engine.problem or "it was closed", self._engine.left)
+            elif self._count < self.status().total:
+                raise errors.ConnectionClosed("the batch is closed: read_outcomes() returns its outcomes")
             else:
                 raise StopAsyncIteration
+        self._count += 1
         return self._buffer.popleft()[1]
 
     def status(self) -> BatchStatus:

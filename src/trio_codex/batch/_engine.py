@@ -47,6 +47,7 @@ class Engine:
 
     Attributes:
         problem: Why the batch stopped before every task had an outcome; ``None`` if it did not.
+        failure: The exception that ended it; ``None`` if there was none.
         is_over: Whether it has ended.
     """
 
@@ -67,6 +68,7 @@ class Engine:
         self._stopped = trio.Event()
         self._changed = trio.Event()
         self.problem: str | None = None
+        self.failure: BaseException | None = None
         self.is_over: bool = False
 
     @property
@@ -96,25 +98,26 @@ class Engine:
 
     # A task does not inherit KI protection from the code that spawned it.
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: ASYNC910  # the first statement is a checkpoint
         """Run the tasks.
 
         Raises:
             CodexError: The supervisor has given up, or the journal cannot be written.
         """
-        failure: BaseException | None = None
-        await trio.lowlevel.checkpoint()
         try:
+            await trio.lowlevel.checkpoint()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clean_up_after_earlier_programs)
                 for _ in range(min(self._plan.turns, len(self._todo))):
                     nursery.start_soon(self._work)
         except BaseExceptionGroup as group:  # noqa: ASYNC103  # raised below, without the group as its context
-            failure = _chosen(group)
-        if failure is not None:
-            raise failure
-        self.is_over = True
-        self._wake()
+            self.failure = _chosen(group)
+        finally:
+            # Tasks outside the scope may wait for outcomes, too.
+            self.is_over = True
+            self._wake()
+        if self.failure is not None:
+            raise self.failure
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self) -> None:

@@ -127,6 +127,11 @@ class Journal:
         """Merge the write-ahead log, and release the lock."""
         self._db.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._db.is_closed
+
     # -- the whole batch ----------------------------------------------------------------------------------
 
     def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
