@@ -4,6 +4,7 @@ import random
 
 import pytest
 import trio
+import trio.testing
 from supervised import keep_killing, kill, stage
 
 from trio_codex import Backoff, Restart, errors, retry_transient
@@ -340,3 +341,17 @@ async def test_a_turn_left_after_a_drain_continues_in_the_next_program():
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             result = await thread.run("one", key="1")
         assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)
+
+
+async def test_a_prompt_that_a_drain_keeps_out_ends_with_the_supervisor():
+    async def run(thread):
+        with pytest.raises(errors.ConnectionClosed):
+            await thread.run("one", key="1")
+
+    async with stage() as on:
+        async with trio.open_nursery() as nursery, on.supervisor() as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            await supervisor.drain(timeout=0)
+            nursery.start_soon(run, thread)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert on.model.requests == []

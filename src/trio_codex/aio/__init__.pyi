@@ -5290,7 +5290,8 @@ class Supervisor:
     async def drain(self, *, timeout: float = 60) -> None:
         """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
 
-        A prompt that is not admitted waits until it is cancelled. The next program runs it.
+        A prompt that is not admitted waits until it is cancelled, or the supervisor's scope exits. The next program
+        runs it.
 
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.

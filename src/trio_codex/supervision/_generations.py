@@ -172,9 +172,9 @@ class Generations:
 
     @property
     def current(self) -> Life | None:
-        """The current generation; ``None`` between two generations."""
+        """The current generation; ``None`` between two generations, and once the supervisor is closed."""
         life = self._life
-        return life if life is not None and life.codex.is_open else None
+        return life if life is not None and life.codex.is_open and self._failure is None else None
 
     async def restart(self, reason: str, patience: float) -> None:
         """Replace the current generation once no turn is open, or after a timeout."""
@@ -363,6 +363,7 @@ class Generations:
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()
+        self.turnstile.end()
         self.tokens()  # for a status after the journal is closed
         if error is None and not self._program_ends:
             self.settle_left()
