@@ -129,12 +129,13 @@ class OpenThread:
         self, prompt: Prompt, row: KeyRow, parts: list[TurnResult[Any]]
     ) -> Send | TurnResult[Any]:
         """Decide on a message that is missing from the history."""
-        if row.state == "sending" and not prompt.is_stopped:
-            await self._check_nothing_hidden(row)
-            again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)
-            return Send(row.attempt, again, tuple(parts))
         await trio.lowlevel.checkpoint()
-        if row.state != "sending" and not row.by_us:
+        if row.state == "sending":
+            if not prompt.is_stopped:
+                await self._check_nothing_hidden(row)
+                again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)
+                return Send(row.attempt, again, tuple(parts))
+        elif not row.by_us:
             raise self._lost(row, "its turn is missing")
         # The program interrupted the turn before the server had stored anything.
         interrupted = TurnStatus.interrupted
