@@ -11,7 +11,7 @@ import os
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -34,6 +34,10 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     }
 )  # fmt: skip
 """File systems on which locks and shared memory between processes are unreliable."""
+
+
+Statement: TypeAlias = tuple[str, tuple[object, ...]]
+"""A statement and its values."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +65,9 @@ class Database:
         kind: The kind of journal.
         writes: Whether to open it for writing, which only one program at a time can do, and create it if necessary.
 
+    Attributes:
+        is_closed: Whether it was closed.
+
     Raises:
         JournalInUse: Another program writes.
         JournalError: The database cannot be opened, or has another kind or version.
@@ -71,10 +78,12 @@ class Database:
         self._file = self._path
         self._kind = kind
         self._lock: int | None = None
-        self._is_closed = False
+        self.is_closed: bool = False
         self._owner = os.getpid()
         self._writes = 0
-        self._late: list[tuple[str, tuple[object, ...]]] = []
+        self._late: list[Statement] = []
+        # Those of the open transaction.
+        self._executed: list[Statement] = []
         try:
             if path is not None:
                 # As SQLite does, so that all names of a file share one lock, even after a change of directory.
@@ -154,8 +163,8 @@ class Database:
 
         In a forked copy of the process that opened it, this does nothing: the journal and its lock belong to the parent.
         """
-        if not self._is_closed and os.getpid() == self._owner:
-            self._is_closed = True
+        if not self.is_closed and os.getpid() == self._owner:
+            self.is_closed = True
             if self._lock is not None:
                 # A full disk may lose uncommitted data, as a kill does.
                 with suppress(errors.JournalError):
@@ -204,27 +213,37 @@ class Database:
         """Execute a statement, and commit it with the next :meth:`write`. Until then, a kill loses it."""
         self._late.append((statement, values))
 
-    def write(self, statement: str, *values: object) -> None:
+    def write(self, statement: str, *values: object, after: tuple[Statement, ...] = ()) -> None:
         """Execute a statement, and commit it together with earlier ones of :meth:`write_late`.
 
+        Args:
+            statement: The statement.
+            *values: Its values.
+            after: Statements to execute before it. Either all of them are committed, or none.
+
         Raises:
-            JournalError: The commit failed, and none of them is kept.
+            JournalError: The commit failed. Only the statements of :meth:`write_late` are kept, for the next commit.
         """
         self._writes += 1
-        if not self._late and not self._db.in_transaction:
+        if not (after or self._late or self._db.in_transaction):
             try:
                 self._db.execute(statement, values)
             except sqlite3.Error as exc:
                 raise self._rolled_back(exc) from exc
             return
-        self._late.append((statement, values))
-        self.commit()
+        ours = *after, (statement, values)
+        self._late += ours
+        try:
+            self.commit()
+        except errors.JournalError:
+            self._late = [each for each in self._late if not any(each is one for one in ours)]
+            raise
 
     def commit(self) -> None:
         """Commit the statements of :meth:`write_late`.
 
         Raises:
-            JournalError: The commit failed, and none of them is kept.
+            JournalError: The commit failed. They are kept for the next one.
         """
         self._catch_up()
         try:
@@ -232,9 +251,11 @@ class Database:
                 self._db.execute("commit")
         except sqlite3.Error as exc:
             raise self._rolled_back(exc) from exc
+        self._executed.clear()
 
     def _catch_up(self) -> None:
         late, self._late = self._late, []
+        self._executed += late
         try:
             if late and not self._db.in_transaction:
                 self._db.execute("begin immediate")
@@ -249,6 +270,7 @@ class Database:
         # After some errors, such as a full disk, SQLite has already rolled back.
         if self._db.in_transaction:
             self._db.execute("rollback")
+        self._late, self._executed = [*self._executed, *self._late], []
         return self._explained("cannot be written", exc)
 
     def _explained(self, what: str, exc: Exception) -> errors.JournalError:

@@ -1,7 +1,11 @@
 """How attempts, tasks and batches end on the real server, and how they are cleaned up."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 import trio
+import trio.lowlevel
 from batches import kill, some, stage
 
 from trio_codex import errors
@@ -36,6 +40,26 @@ async def test_the_error_of_an_outcome_contains_the_messages_of_all_exceptions_i
     async with stage() as on:
         outcomes = await on.run(some(1), solve)
         assert outcomes["t0"].error == f"ValueError: one; ThreadClosed: {errors.ThreadClosed('t')}"
+
+
+async def test_an_error_from_another_client_of_a_solver_fails_only_its_task():
+    raised = [
+        errors.BudgetExceeded("client", "tokens", 1, 15),
+        errors.ConnectionClosed(),
+        errors.JournalInUse("other.db", "is in use", "Choose another path."),
+        errors.RestartLimitExceeded("more than 0 restarts within 300 s", ()),
+        errors.ThreadInUse(-32600, "already has an active writer"),
+    ]
+
+    async def solve(ctx):
+        await ctx.thread.run(ctx.task.prompt)
+        raise raised[ctx.task.data]
+
+    tasks = [Task(type(error).__name__, "go", data=number) for number, error in enumerate(raised)]
+    async with stage() as on:
+        outcomes = await on.run(tasks, solve)
+        assert {outcome.status for outcome in outcomes.values()} == {"failed"}
+        assert all(outcome.error.startswith(name) for name, outcome in outcomes.items())
 
 
 async def test_a_value_that_cannot_be_encoded_fails_its_task():
@@ -87,6 +111,58 @@ async def test_the_next_run_completes_a_failed_cleanup(monkeypatch):
         async with on.batch(some(2), workspace=Sticky(), retry=retry) as batch:
             assert len([outcome async for outcome in batch]) == 2
         assert {path.name for path in (on.out / "workspaces").iterdir()} == left - {"t0-1", "t1-2"}
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_an_iteration_outside_the_scope_ends_with_the_batch(hangs):
+    seen, ends = [], []
+
+    async def iterate(batch):
+        try:
+            async for outcome in batch:
+                seen.append(outcome.task.id)  # noqa: PERF401  # those before an error count
+        except errors.BatchStopped as exc:
+            ends.append(exc.left)
+
+    async with stage() as on:
+        if hangs:
+            on.model.script("do t1").hang()
+        async with trio.open_nursery() as nursery, on.batch(some(2)) as batch:
+            nursery.start_soon(iterate, batch)
+            while batch.status().done < 2 - hangs:  # noqa: ASYNC110  # the test leaves before the iteration ends
+                await trio.lowlevel.checkpoint()
+        await iterate(batch)
+        assert (len(seen), ends) == (2 - hangs, [1, 1] if hangs else [])
+
+
+async def test_after_its_scope_a_batch_does_not_hide_outcomes():
+    async with stage() as on:
+        async with on.batch(some(1)) as batch:
+            while not batch.status().done:  # noqa: ASYNC110  # it is not read here
+                await trio.sleep(0.01)
+        with pytest.raises(errors.ConnectionClosed, match="read_outcomes"):
+            await anext(batch)
+
+
+async def test_a_workspace_is_kept_until_the_outcome_is_stored():
+    full = "create trigger full before insert on outcomes begin select raise(abort, 'database or disk is full'); end"
+
+    async def solve(ctx):
+        await ctx.thread.run(ctx.task.prompt)
+        with (ctx.workspace / "calls").open("a") as calls:
+            calls.write("once ")
+        return (ctx.workspace / "calls").read_text()
+
+    async with stage() as on:
+        with pytest.raises(errors.JournalError, match="disk is full"):
+            async with on.batch(some(1), solve):
+                with closing(sqlite3.connect(on.out / "batch.db")) as db:
+                    db.execute(full)
+                await trio.sleep_forever()
+        with closing(sqlite3.connect(on.out / "batch.db")) as db:
+            db.execute("drop trigger full")
+        outcome = (await on.run(some(1), solve))["t0"]
+        assert (outcome.value, outcome.attempts) == ("once once ", 1)
 
 
 async def test_a_stopped_batch_does_not_wait_out_a_retry_delay():

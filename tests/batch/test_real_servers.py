@@ -2,6 +2,7 @@
 
 import attrs
 import pytest
+import trio
 from batches import kill, some, stage
 
 from trio_codex import errors
@@ -117,6 +118,26 @@ async def test_settings_and_unfinished_tasks_may_change_if_allowed():
         found = {name: (outcome.task.prompt, outcome.attempts) for name, outcome in outcomes.items()}
         assert found == {"t0": ("do t0", 1), "t1": ("do more", 2)}
         assert list((on.out / "workspaces").iterdir()) == [on.out / "workspaces" / "t2-1"]
+
+
+async def test_a_task_that_was_removed_and_is_back_has_a_new_thread():
+    threads = []
+
+    async def solve(ctx):
+        await ctx.thread.run(ctx.task.prompt)
+        threads.append(ctx.thread.id)
+        if len(threads) == 1:
+            await trio.sleep_forever()
+        return ctx.attempt
+
+    async with stage() as on:
+        async with on.batch(some(1), solve):
+            while not threads:  # noqa: ASYNC110  # there is no event for this
+                await trio.sleep(0.01)
+        others = [Task("other", "do other")]
+        assert (await on.run(others, solve, allow_changes=True))["other"].is_ok
+        assert (await on.run([*others, *some(1)], solve))["t0"].value == 2
+        assert len({*threads}) == 3
 
 
 async def test_a_finished_task_cannot_change():

@@ -84,6 +84,23 @@ async def test_git_does_not_start_its_fsmonitor_daemon_which_would_hold_the_lock
     assert started.exists()
 
 
+async def test_a_program_in_a_hook_of_another_repository_changes_only_its_own(
+    repository, tmp_path, monkeypatch
+):
+    other = tmp_path / "other"
+    git(tmp_path, "clone", "-q", str(repository), str(other))
+    (other / "code.py").write_text("new")
+    git(other, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "second")
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(other / ".git"))
+        hook.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+        await GitWorktree(repository).create(tmp_path / "w")
+        assert (tmp_path / "w" / "code.py").read_text() == "old"
+        await GitWorktree(repository).remove(tmp_path / "w")
+    assert git(other, "status", "--porcelain") == ""
+    assert git(repository, "worktree", "list").count("\n") == 1
+
+
 async def test_a_partly_added_worktree_is_removed(repository, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "half").touch()
@@ -100,6 +117,7 @@ async def test_a_workspace_that_cannot_be_created_reports_the_reason(repository,
         (GitWorktree(repository, "nowhere"), "git failed: .*nowhere"),
         (GitWorktree(tmp_path), "git failed: .*not a git repository"),
         (CopyTree(tmp_path / "missing"), "cp failed: .*No such file"),
+        (CopyTree(repository / "code.py"), "cp failed: .*Not a directory"),
     ):
         with pytest.raises(OSError, match=problem):
             await workspace.create(tmp_path / "w")
@@ -114,6 +132,17 @@ async def test_a_copy_is_independent_of_its_source(tmp_path):
     assert (source / "sub" / "file").read_text() == "a"
     await CopyTree(source).remove(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+async def test_a_link_to_a_directory_is_copied_as_that_directory(tmp_path):
+    source, link = tmp_path / "releases", tmp_path / "current"
+    source.mkdir()
+    (source / "file").write_text("a")
+    link.symlink_to(source.name)
+    await CopyTree(link).create(tmp_path / "copy")
+    (tmp_path / "copy" / "file").write_text("b")
+    assert not (tmp_path / "copy").is_symlink()
+    assert (source / "file").read_text() == "a"
 
 
 async def test_each_attempt_has_its_own_directory_even_if_ids_look_alike(repository):

@@ -88,6 +88,26 @@ async def keep_killing(supervisor, random, shortest=0.03, longest=0.25):
             await trio.sleep(0.001)
 
 
+class Full:
+    """Makes certain writes fail for the duration of a scope."""
+
+    def __init__(self, path, event):
+        self._path = path
+        self._event = event
+
+    def _execute(self, statement):
+        with closing(sqlite3.connect(self._path)) as db:
+            db.execute(statement)
+
+    def __enter__(self):
+        self._execute(
+            f"create trigger full before {self._event} begin select raise(abort, 'database or disk is full'); end"
+        )
+
+    def __exit__(self, *exc):
+        self._execute("drop trigger full")
+
+
 class Program:
     """``program.py`` as a process. Waiting with ``trio.Process`` would leave a thread behind."""
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from supervised import Full
 
 from trio_codex import _database, errors
 from trio_codex.supervision import _system, read_journal
@@ -178,17 +179,26 @@ def test_a_prompt_is_found_even_if_it_was_looked_up_before_it_was_written(path, 
     again.close()
 
 
-def test_a_failing_late_write_leaves_the_journal_usable(path, journal):
+def test_late_writes_are_kept_until_they_can_be_committed(path, journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
-    journal.write_late("insert into keys values(1)")
-    with pytest.raises(errors.JournalError, match="cannot be written"):
-        journal.sending("a", "k2", "d", 1, None)
+    journal.used("a", 10, 1.5, 0)
+    journal.ended("a", "k", "turn-1", "completed", by_us=False, late=True)
+    with Full(path, "update on threads"):
+        for write in (
+            journal.commit,
+            lambda: journal.sending("a", "k2", "d", 1, "turn-1"),
+            lambda: journal.resumed("a", "server"),
+            journal.spent,
+        ):
+            with pytest.raises(errors.JournalError, match=r"cannot be written: .*full"):
+                write()
+    # What failed is not written later.
     assert journal.key("a", "k2") is None
-    journal.sending("a", "k3", "d", 1, None)
     journal.close()
     again = Journal(path)
-    assert [row.key for row in again.keys("a")] == ["k", "k3"]
+    assert again.key("a", "k").state == "ended"
+    assert (again.spent().tokens, again.spent().turns, again.thread("a").server) == (10, 1, None)
     again.close()
 
 

@@ -96,6 +96,26 @@ async def left(kills):
     kills.assert_at_most_once("two")
 
 
+async def interrupted(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        was_lost = False
+        async with thread.turn("one", key="1") as turn:
+            async for event in turn:
+                if event.method == "trio_codex/generationLost":
+                    was_lost = True
+                    calls = kills.calls()
+                    await turn.interrupt()
+        if was_lost and turn.result.status != "completed":
+            assert turn.result.status == "interrupted"
+            assert kills.calls() == calls
+        assert await thread.fate("1") == turn.result.status
+        assert (await thread.run("one", key="1")).status == turn.result.status
+        # The program interrupted it, so it did not continue.
+        assert not kills.prompts().keys() - {"one"}
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("two")
+
+
 async def restarted(kills):
     async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
         async with trio.open_nursery() as nursery:
@@ -116,7 +136,17 @@ async def raised(kills):
     kills.assert_at_most_once("one")
 
 
-SCENARIOS = [steps, two_threads, iterated, another_key_in_between, cancelled, left, restarted, raised]
+SCENARIOS = [
+    steps,
+    two_threads,
+    iterated,
+    another_key_in_between,
+    cancelled,
+    left,
+    interrupted,
+    restarted,
+    raised,
+]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

@@ -217,7 +217,7 @@ def write_nothing_more(supervisor):
     journal = supervisor._generations.journal
     journal._late.clear()
     journal._used.clear()
-    journal.write = journal.write_late = lambda *_: None
+    journal.write = journal.write_late = lambda *_, **__: None
     journal.commit = lambda: None
 
 

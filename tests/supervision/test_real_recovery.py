@@ -132,6 +132,33 @@ async def test_a_planned_restart_waits_for_open_turns_and_does_not_count():
         on.assert_each_once("one")
 
 
+async def test_a_prompt_in_the_body_of_an_open_turn_does_not_wait_for_a_thread_that_must_run_alone():
+    restart = Restart(strikes=1, backoff=Backoff(first=0))
+    async with (
+        stage() as on,
+        on.supervisor(restart=restart) as supervisor,
+        supervisor.thread("suspect") as suspect,
+        supervisor.thread("a") as thread,
+        supervisor.thread("helper") as helper,
+        trio.open_nursery() as nursery,
+    ):
+        on.model.hang("half")
+
+        @nursery.start_soon
+        async def _():
+            await on.model.wait_for_requests(1)
+            kill(await supervisor.ready())
+
+        with pytest.raises(errors.TurnInterrupted):
+            await suspect.run("suspect", key="1", on_interrupted="raise")
+        async with thread.turn("outer", key="1") as turn:
+            # This waits until the outer turn has ended, which takes its reader.
+            nursery.start_soon(lambda: suspect.run("suspect", key="1"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await helper.run("inner", key="1")).status == "completed"
+            assert (await turn.wait()).status == "completed"
+
+
 async def test_a_drain_that_times_out_interrupts_turns_which_continue_by_their_keys():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("half")
@@ -360,3 +387,13 @@ async def test_ready_returns_the_client_of_the_current_generation():
         assert isinstance(supervisor.generations()[0].cause, errors.ServerExited)
     with pytest.raises(errors.ConnectionClosed):
         await supervisor.ready()
+
+
+async def test_after_its_scope_a_supervisor_has_a_status_and_opens_no_thread():
+    async with stage() as on:
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+        status = supervisor.status()
+        assert (status.state, status.threads, status.tokens) == ("closed", (), 15)
+        with pytest.raises(errors.ConnectionClosed):
+            await supervisor.thread("a").__aenter__()

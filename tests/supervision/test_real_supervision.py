@@ -4,9 +4,10 @@ import random
 
 import pytest
 import trio
+import trio.testing
 from supervised import keep_killing, kill, stage
 
-from trio_codex import errors, retry_transient
+from trio_codex import Backoff, Restart, errors, retry_transient
 from trio_codex.supervision._prompt import CONTINUE
 from trio_codex.testing import Response, Text
 
@@ -170,6 +171,26 @@ async def test_a_name_can_be_opened_once_and_a_thread_runs_one_prompt_at_a_time(
             nursery.cancel_scope.cancel()
 
 
+async def test_a_prompt_does_not_continue_after_the_scope_of_its_thread():
+    async def run(thread):
+        with pytest.raises(errors.ThreadClosed):
+            await thread.run("one", key="1")
+
+    async with stage() as on, on.supervisor(restart=Restart(backoff=Backoff(first=0.2))) as supervisor:
+        on.model.hang("half")
+        async with trio.open_nursery() as nursery, supervisor.thread("a") as thread:
+            nursery.start_soon(run, thread)
+            await on.model.wait_for_requests(1)
+            codex = await supervisor.ready()
+            kill(codex)
+            await codex.wait_closed()
+        with pytest.raises(errors.ThreadClosed):
+            await thread.fate("1")
+        assert len(on.model.requests) == 1
+        async with supervisor.thread("a") as thread:
+            assert len((await thread.run("one", key="1")).parts) == 2
+
+
 async def test_opening_a_deleted_thread_raises_and_does_not_start_a_new_one():
     async with stage() as on:
         async with on.supervisor() as supervisor:
@@ -320,3 +341,17 @@ async def test_a_turn_left_after_a_drain_continues_in_the_next_program():
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             result = await thread.run("one", key="1")
         assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)
+
+
+async def test_a_prompt_that_a_drain_keeps_out_ends_with_the_supervisor():
+    async def run(thread):
+        with pytest.raises(errors.ConnectionClosed):
+            await thread.run("one", key="1")
+
+    async with stage() as on:
+        async with trio.open_nursery() as nursery, on.supervisor() as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            await supervisor.drain(timeout=0)
+            nursery.start_soon(run, thread)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert on.model.requests == []

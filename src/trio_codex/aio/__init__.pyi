@@ -5272,12 +5272,13 @@ class Supervisor:
     def generations(self) -> tuple[Generation, ...]:
         """Return the latest 100 generations, oldest first, and the current one."""
     def status(self) -> SupervisorStatus:
-        """Return what the supervisor is doing."""
+        """Return what the supervisor is doing, or was doing when its scope exited."""
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
         """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
-        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
+        New prompts wait, except those started by a callback of an open turn, or in the body of its scope. After
+        ``drain_timeout``, open turns are interrupted, and continue in the next generation. Such a restart does not
+        count toward the limit.
 
         Args:
             reason: The reason, shown by :meth:`generations`.
@@ -5290,7 +5291,8 @@ class Supervisor:
     async def drain(self, *, timeout: float = 60) -> None:
         """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
 
-        A prompt that is not admitted waits until it is cancelled. The next program runs it.
+        A prompt that is not admitted waits until it is cancelled, or the supervisor's scope exits. The next program
+        runs it.
 
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.
@@ -5466,8 +5468,8 @@ class SupervisedTurn:
         """
     async def interrupt(self) -> None:
         """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
-    def give_up(self) -> bool:
-        """Record that the scope has exited, and return whether the end of the prompt is still unknown."""
+    def give_up(self) -> None:
+        """Record that the scope has exited, even if the end of the prompt is unknown."""
 
 def open_codex(
     config: CodexConfig | None = None,

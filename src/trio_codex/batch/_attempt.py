@@ -63,6 +63,8 @@ class Attempt:
         self._directory = plan.workspaces / directory_name(task, progress.attempt)
         self._before = progress.seconds, progress.current
         self._started: float | None = None
+        self._is_solving = False
+        self._turn_error: Exception | None = None
         self.progress: Progress = progress
         self.is_late: bool = False
 
@@ -113,7 +115,7 @@ class Attempt:
         plan, task = self._plan, self._task
         options: Any = {**plan.options, "cwd": self._directory, "budget": self._rest_of_budget()}
         turn_options: Any = dict(task.options)
-        opening = supervisor.thread(f"{task.id}#{self.progress.attempt}", **options)
+        opening = supervisor.thread(thread_name(task, self.progress.attempt), **options)
         thread = await scope.enter_async_context(opening)
         self._thread_id = thread.id
         self._thread = TaskThread(
@@ -122,6 +124,7 @@ class Attempt:
             "raise" if plan.on_death == "fresh" else "continue",
             on_start=start.aclose,
             on_end=self._record,
+            on_error=self._note_turn_error,
         )
         context = TaskContext(
             task=task,
@@ -131,11 +134,20 @@ class Attempt:
             codex=await supervisor.ready(),
         )
         try:
+            self._is_solving = True
             value = await call_user(plan.solve, context)
+            self._is_solving = False
         finally:
             with suppress(errors.ThreadClosed):
                 self._thread_id = thread.id
         return msgspec.json.decode(msgspec.json.encode(value))
+
+    def _note_turn_error(self, error: Exception) -> None:
+        self._turn_error = error
+
+    def is_from_solver(self, error: Exception) -> bool:
+        """Return whether the solver has raised an error that comes neither from the batch nor from the attempt's thread."""
+        return self._is_solving and error is not self._turn_error
 
     def _rest_of_budget(self) -> Budget | None:
         """Return the budget of the thread: the limits minus the usage of earlier attempts.
@@ -168,11 +180,13 @@ class Attempt:
     def end(self, outcome: Outcome | None) -> None:
         """Record that the attempt is over, and the outcome of the task, if there is one."""
         progress = self.progress
-        progress.state, progress.usage, progress.current = "over", progress.total, None
+        over = attrs.evolve(progress, state="over", usage=progress.total, current=None)
         if outcome is None:
-            self._journal.save(self._task, progress)
+            self._journal.save(self._task, over)
         else:
-            self._journal.finish(outcome, progress)
+            self._journal.finish(outcome, over)
+        # Only now: until this is stored, the next program may continue the attempt, in its workspace.
+        progress.state, progress.usage, progress.current = over.state, over.usage, over.current
 
     async def archive(self, supervisor: Supervisor) -> None:
         """Archive the thread, to free its memory in the server. This also ends its commands."""
@@ -205,6 +219,11 @@ class Attempt:
         except Exception:
             return False  # noqa: ASYNC910  # the checkpoint is that of the workspace
         return True
+
+
+def thread_name(task: Task, attempt: int) -> str:
+    """Return the name of an attempt's thread in the journal of the supervisor."""
+    return f"{task.id}#{attempt}"
 
 
 def _described(error: Exception) -> str:

@@ -17,7 +17,7 @@ from trio_codex.batch._engine import Engine
 from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
-from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
+from trio_codex.batch._values import BatchBudget, BatchStatus, Retry, is_joint
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
 from trio_codex.supervision._generations import Generations, with_absolute_paths
 from trio_codex.supervision._journal import Journal as ThreadJournal
@@ -66,6 +66,7 @@ class Batch:
         self._journal = journal
         self._buffer: deque[tuple[int, Outcome]] = deque()
         self._last = 0
+        self._count = 0
         self._is_stopping = False
         self.out: Path = out
 
@@ -82,22 +83,30 @@ class Batch:
         Every outcome is returned once. Outcomes are read from the journal, so a slow consumer delays nothing.
 
         Raises:
-            BatchStopped: The batch was stopped, and some tasks have no outcome.
+            BatchStopped: The batch was stopped, or its scope has exited, and some tasks have no outcome.
+            ConnectionClosed: Its scope has exited, and not all outcomes were returned. :func:`read_outcomes` returns them.
+            Exception: What has ended the batch.
             StopAsyncIteration: Every task has an outcome, and all of them were returned.
         """
         await trio.lowlevel.checkpoint()
         while not self._buffer:
             # Get the event before the read, so that no outcome is missed in between.
             is_over = self._engine.is_over
-            self._buffer.extend(self._journal.outcomes(self._last, PAGE))
+            if not self._journal.is_closed:
+                self._buffer.extend(self._journal.outcomes(self._last, PAGE))
             if self._buffer:
                 self._last = self._buffer[-1][0]
             elif not is_over:
                 await self._engine.changed()
+            elif self._engine.failure is not None:
+                raise self._engine.failure
             elif self._engine.left:
                 raise errors.BatchStopped(self._engine.problem or "it was closed", self._engine.left)
+            elif self._count < self.status().total:
+                raise errors.ConnectionClosed("the batch is closed: read_outcomes() returns its outcomes")
             else:
                 raise StopAsyncIteration
+        self._count += 1
         return self._buffer.popleft()[1]
 
     def status(self) -> BatchStatus:
@@ -226,7 +235,7 @@ async def open_batch(
             generations = partial(Generations, config, client, _joint(budget), restart, Probe(), threads)
             pool = Servers(servers, generations, partial(journal.agree, allow_changes=allow_changes))
             async with pool.open():
-                engine = Engine(plan, journal, pool)
+                engine = Engine(plan, journal, pool, threads)
                 async with with_task(engine.run):
                     yield Batch(engine, journal, directory)
                 if engine.left:
@@ -264,7 +273,7 @@ def _without_tmp(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joint(budget: BatchBudget) -> Budget | None:
-    if budget.tokens is None and budget.seconds is None and budget.turns is None:
+    if not is_joint(budget):
         return None
     return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
 

@@ -38,6 +38,7 @@ class TaskThread:
         *,
         on_start: Callable[[], Awaitable[object]],
         on_end: Callable[[], object],
+        on_error: Callable[[Exception], object],
     ) -> None:
         self._thread = thread
         self._options = options
@@ -45,6 +46,7 @@ class TaskThread:
         self._on_start = on_start
         self._on_end = on_end
         self._count = 0
+        self._on_error = on_error
 
     def __repr__(self) -> str:
         return f"<TaskThread {self._thread.name!r}>"
@@ -124,6 +126,7 @@ class TaskThread:
             merged["sandbox"] = wire.WorkspaceWriteSandboxPolicy(
                 exclude_slash_tmp=True, exclude_tmpdir_env_var=True
             )
+        from_body = None
         try:
             async with self._thread.turn(
                 value,
@@ -134,7 +137,15 @@ class TaskThread:
             ) as turn:
                 # The server is working on the turn, so another attempt may start.
                 await self._on_start()
-                yield turn
+                try:
+                    yield turn
+                except Exception as exc:
+                    from_body = exc
+                    raise
+        except Exception as exc:
+            if exc is not from_body:
+                self._on_error(exc)
+            raise
         finally:
             self._on_end()
 

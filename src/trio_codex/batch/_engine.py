@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from trio_codex import errors
-from trio_codex.batch._attempt import Attempt
+from trio_codex.batch._attempt import Attempt, thread_name
 from trio_codex.batch._brakes import Brakes, is_usage_limit, kind_of
-from trio_codex.batch._values import BatchStatus
+from trio_codex.batch._values import BatchStatus, is_joint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from trio_codex.batch._servers import Servers
     from trio_codex.batch._tasks import Task
     from trio_codex.batch._values import Outcome
+    from trio_codex.supervision._journal import Journal as ThreadJournal
 
 _FATAL: Final = (
     errors.ConnectionClosed, errors.JournalError, errors.RestartLimitExceeded, errors.ThreadInUse,
 )  # fmt: skip
-"""Errors that end the batch: the supervisor has given up, or nothing can be recorded."""
+"""Errors that end the batch: the supervisor has given up, or nothing can be recorded. A solver may raise them, too, because it may
+have another client."""
 
 _DEATHS: Final = (
     errors.ConnectionBroken, errors.HistoryLost, errors.KeyConflict, errors.ThreadGone, errors.TurnInterrupted,
@@ -41,16 +43,19 @@ class Engine:
         plan: How to run the tasks.
         journal: The journal.
         servers: The servers.
+        threads: The journal of their supervisors.
 
     Attributes:
         problem: Why the batch stopped before every task had an outcome; ``None`` if it did not.
+        failure: The exception that ended it; ``None`` if there was none.
         is_over: Whether it has ended.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, servers: Servers) -> None:
+    def __init__(self, plan: Plan, journal: Journal, servers: Servers, threads: ThreadJournal) -> None:
         self._plan = plan
         self._journal = journal
         self._servers = servers
+        self._threads = threads
         self._todo = deque(journal.todo())
         self._total = journal.count()
         statuses, self._tokens = journal.tally()
@@ -63,6 +68,7 @@ class Engine:
         self._stopped = trio.Event()
         self._changed = trio.Event()
         self.problem: str | None = None
+        self.failure: BaseException | None = None
         self.is_over: bool = False
 
     @property
@@ -92,25 +98,26 @@ class Engine:
 
     # A task does not inherit KI protection from the code that spawned it.
     @trio.lowlevel.enable_ki_protection
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: ASYNC910  # the first statement is a checkpoint
         """Run the tasks.
 
         Raises:
             CodexError: The supervisor has given up, or the journal cannot be written.
         """
-        failure: BaseException | None = None
-        await trio.lowlevel.checkpoint()
         try:
+            await trio.lowlevel.checkpoint()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._clean_up_after_earlier_programs)
                 for _ in range(min(self._plan.turns, len(self._todo))):
                     nursery.start_soon(self._work)
         except BaseExceptionGroup as group:  # noqa: ASYNC103  # raised below, without the group as its context
-            failure = _chosen(group)
-        if failure is not None:
-            raise failure
-        self.is_over = True
-        self._wake()
+            self.failure = _chosen(group)
+        finally:
+            # Tasks outside the scope may wait for outcomes, too.
+            self.is_over = True
+            self._wake()
+        if self.failure is not None:
+            raise self.failure
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self) -> None:
@@ -161,7 +168,7 @@ class Engine:
         if progress.state == "over":
             await Attempt(self._plan, self._journal, task, progress).clean_up(None)
         if not is_resumed:
-            progress.attempt += 1
+            progress.attempt = self._new_number(task, progress)
         attempt = Attempt(self._plan, self._journal, task, progress)
         outcome: Outcome | None = None
         async with self._servers.one() as supervisor:
@@ -173,8 +180,6 @@ class Engine:
                         value = await attempt.run(supervisor, self._starts, scope)
                         self._brakes.release()
                         outcome = attempt.outcome("timed_out" if attempt.is_late else "ok", value)
-                    except _FATAL:
-                        raise
                     except Exception as exc:
                         outcome = self._judge(attempt, _single(exc), is_resumed=is_resumed)
                     attempt.end(outcome)
@@ -189,6 +194,13 @@ class Engine:
                     await attempt.clean_up(outcome)  # noqa: ASYNC102  # shielded and bounded inside
         return outcome is not None
 
+    def _new_number(self, task: Task, progress: Progress) -> int:
+        number = progress.attempt + 1
+        # A task that was removed from the batch, and is in it again, has lost its number, but not its threads.
+        while self._threads.thread(thread_name(task, number)) is not None:
+            number += 1
+        return number
+
     def _judge(self, attempt: Attempt, error: Exception, *, is_resumed: bool) -> Outcome | None:
         """Return the outcome of a task whose attempt has raised, or ``None`` if another attempt follows.
 
@@ -196,12 +208,14 @@ class Engine:
             CodexError: The batch cannot continue.
         """
         progress, retry = attempt.progress, self._plan.retry
-        if isinstance(error, _FATAL):
+        is_foreign = attempt.is_from_solver(error)
+        if isinstance(error, _FATAL) and not is_foreign:
             raise error
         if is_usage_limit(error):
             self.stop(f"the usage limit of the account is reached: {error}")
             return None
-        if isinstance(error, errors.BudgetExceeded):
+        # Without a limit of the batch, the solver has another client with a budget.
+        if isinstance(error, errors.BudgetExceeded) and not (is_foreign and not is_joint(self._plan.budget)):
             if error.carrier == "client":
                 self.stop(f"the budget of the batch is used up: {error}")
                 return None

@@ -16,8 +16,9 @@ from trio_codex.batch._values import Outcome
 from trio_codex.supervision._spending import total_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from trio_codex._database import Statement
     from trio_codex.batch._tasks import Task
 
 NAME: Final = "batch.db"
@@ -126,6 +127,11 @@ class Journal:
         """Merge the write-ahead log, and release the lock."""
         self._db.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._db.is_closed
+
     # -- the whole batch ----------------------------------------------------------------------------------
 
     def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
@@ -233,24 +239,18 @@ class Journal:
             late: Whether it may wait for the next commit. If the program is killed before that commit, this record is
                 lost.
         """
-        self._save(self._db.write_late if late else self._db.write, task, progress)
-
-    def _save(self, write: Callable[..., None], task: Task, progress: Progress) -> None:
-        write(
-            "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
-            progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
-            msgspec.json.encode(progress.usage), msgspec.json.encode(progress.current), task.id,
-        )  # fmt: skip
+        statement, values = _saving(task, progress)
+        (self._db.write_late if late else self._db.write)(statement, *values)
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
     def finish(self, outcome: Outcome, progress: Progress) -> None:
         """Record an outcome, and the progress of its task."""
         json = msgspec.json.encode(members_of(outcome))
-        self._save(self._db.write_late, outcome.task, progress)
         self._db.write(
-            "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
-        )
+            "insert into outcomes(id, run, outcome) values(?, ?, ?)",
+            outcome.task.id, self.run, json, after=(_saving(outcome.task, progress),),
+        )  # fmt: skip
         # A batch is never idle before its end, so without this the log would grow by 30 KiB for each task.
         self._db.checkpoint(idle=False)
 
@@ -282,6 +282,16 @@ class Journal:
             usage: dict[str, int | None] = members["usage"] or {}
             tokens += usage.get("total_tokens") or 0
         return statuses, tokens
+
+
+def _saving(task: Task, progress: Progress) -> Statement:
+    return (
+        "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
+        (
+            progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
+            msgspec.json.encode(progress.usage), msgspec.json.encode(progress.current), task.id,
+        ),
+    )  # fmt: skip
 
 
 def _described(ids: Iterable[str], what: str) -> Iterator[str]:

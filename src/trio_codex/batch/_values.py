@@ -45,6 +45,11 @@ class BatchBudget:
     turns: int | None = attrs.field(default=None, validator=_limit)
 
 
+def is_joint(budget: BatchBudget) -> bool:
+    """Return whether a budget limits the whole batch."""
+    return (budget.tokens, budget.seconds, budget.turns) != (None, None, None)
+
+
 @attrs.frozen(kw_only=True)
 class Retry:
     """Which attempts are repeated, and after which delays. Each repetition has a new thread and a new workspace.

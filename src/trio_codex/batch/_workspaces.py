@@ -38,6 +38,15 @@ REPORTER: Final = (
 )
 """Runs a command, and writes its exit status as the last line."""
 
+CHOOSE_REPOSITORY: Final = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
+        "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+    }
+)  # fmt: skip
+"""Variables that make git use another repository than the one it is given. Git sets some of them for its hooks."""
+
 REMOVAL_SECONDS: Final = 10.0
 """How long a removal may continue after the batch was cancelled."""
 
@@ -93,7 +102,8 @@ class CopyTree:
         Raises:
             OSError: The directory cannot be copied.
         """
-        await _run("cp", "-a", "--reflink=auto", "--", self.source, str(path))
+        # "source/." is the directory even if the source is a link to it.
+        await _run("cp", "-a", "--reflink=auto", "--", os.path.join(self.source, "."), str(path))
 
     async def remove(self, path: Path) -> None:
         """Remove the copy."""
@@ -197,6 +207,7 @@ async def _run(*command: str, lock: int | None = None) -> str:
     # Trio's own function would start a thread; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
         (*REPORTER, *command) if reports else command,
+        env={name: value for name, value in os.environ.items() if name not in CHOOSE_REPOSITORY},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -59,7 +59,9 @@ class Batch:
         Every outcome is returned once. Outcomes are read from the journal, so a slow consumer delays nothing.
 
         Raises:
-            BatchStopped: The batch was stopped, and some tasks have no outcome.
+            BatchStopped: The batch was stopped, or its scope has exited, and some tasks have no outcome.
+            ConnectionClosed: Its scope has exited, and not all outcomes were returned. :func:`read_outcomes` returns them.
+            Exception: What has ended the batch.
             StopAsyncIteration: Every task has an outcome, and all of them were returned.
         """
     def status(self) -> BatchStatus:

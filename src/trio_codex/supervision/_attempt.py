@@ -70,6 +70,9 @@ class Attempt:
                 async with self._scope() as self._turn:
                     if view is not None:
                         view.begin(self._turn)
+                    if prompt.is_stopped:
+                        # The program interrupted it between two generations.
+                        await self._turn.interrupt()
                     if self._send.value is not None and await self._turn.wait_stored():
                         self._is_running = True
                         journal.running(self._name, prompt.key, self._turn.id)

@@ -36,9 +36,17 @@ TICK_SECONDS: Final = 1.0
 SOCKET_PATH_BYTES: Final = 107
 """Maximum length of a socket path on Linux. A relative path may refer to a longer absolute one."""
 
-_OPENER: ContextVar[object] = ContextVar(
-    "the supervisor of the turn in whose context this runs", default=None
-)
+
+@attrs.define(eq=False)
+class _Opener:
+    """An open turn that may depend on turns started in its context. ``around`` is the one in whose context it began."""
+
+    generations: Generations
+    around: _Opener | None
+    is_open: bool = True
+
+
+_OPENER: ContextVar[_Opener | None] = ContextVar("the turn in whose context this runs", default=None)
 
 
 class Life:
@@ -124,6 +132,7 @@ class Generations:
         self.quarantined: set[str] = set()
         self.left: dict[tuple[str, str], str] = {}
         self._program_ends = False
+        self._tokens = 0
 
     # -- for the program ---------------------------------------------------------------------------------------
 
@@ -141,6 +150,12 @@ class Generations:
         life = self._life
         return (*self._ended, *(() if life is None else (_describe(life),)))
 
+    def tokens(self) -> int:
+        """Return the tokens used by all threads, or the latest known number if the journal cannot be read."""
+        with suppress(errors.JournalError):
+            self._tokens = self.journal.spent().tokens
+        return self._tokens
+
     async def wait_ready(self, after: int = 0) -> Life:
         """Wait for a generation with a higher number than the given one.
 
@@ -157,9 +172,9 @@ class Generations:
 
     @property
     def current(self) -> Life | None:
-        """The current generation; ``None`` between generations."""
+        """The current generation; ``None`` between generations, and once the supervisor is closed."""
         life = self._life
-        return life if life is not None and life.codex.is_open else None
+        return life if life is not None and life.codex.is_open and self._failure is None else None
 
     async def restart(self, reason: str, patience: float) -> None:
         """Replace the current generation once no turn is open, or after a timeout."""
@@ -197,17 +212,23 @@ class Generations:
         """
         if name in self.quarantined:
             raise errors.ThreadQuarantined(name, self.strikes[name])
-        nested = _OPENER.get() is self
+        opener, nested = _OPENER.get(), False
+        while opener is not None and not nested:
+            nested = opener.is_open and opener.generations is self
+            opener = opener.around
         alone = self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested
         await self.turnstile.enter(name, nested=nested, alone=alone)
 
     @contextmanager
     def nesting(self) -> Generator[None]:
         """Admit turns started in the body, or in callbacks of the turn opened there, without waiting for that turn."""
-        token = _OPENER.set(self)
+        opener = _Opener(self, _OPENER.get())
+        token = _OPENER.set(opener)
         try:
             yield
         finally:
+            # A task that was started in the body keeps its context.
+            opener.is_open = False
             _OPENER.reset(token)
 
     def rest_of_budget(self) -> Budget | None:
@@ -230,7 +251,8 @@ class Generations:
             name: The name of a thread; by default, all of them.
         """
         for where in [each for each in self.left if name in (None, each[0])]:
-            self.journal.ended(*where, self.left.pop(where), "interrupted", by_us=True)
+            self.journal.ended(*where, self.left[where], "interrupted", by_us=True)
+            del self.left[where]
 
     # -- the task of the supervisor ----------------------------------------------------------------------------
 
@@ -265,7 +287,7 @@ class Generations:
 
     def _open(self) -> AbstractAsyncContextManager[Codex]:
         budget = None
-        with suppress(errors.BudgetExceeded):  # the next prompt raises it
+        with suppress(errors.BudgetExceeded, errors.JournalError):  # the next prompt raises it
             budget = self.rest_of_budget()
         if isinstance(self._config, Attachment):
             return attach_codex(self._config, budget=budget, **self._client)
@@ -314,10 +336,13 @@ class Generations:
     async def _tick(self, record: GenerationRecord) -> None:
         while True:
             notify(self.instruments, "generation_alive", record)
-            # If this fails, the next prompt raises the error before it is sent.
-            with suppress(errors.JournalError):
-                self.journal.commit()
+            self._commit()
             await trio.sleep(TICK_SECONDS)
+
+    def _commit(self) -> None:
+        """Commit late writes. If this fails, they are kept, and the next prompt raises the error before it is sent."""
+        with suppress(errors.JournalError):
+            self.journal.commit()
 
     def _count_strikes(self, life: Life) -> None:
         # If a generation lived for long, the requests at its start did not cause its death.
@@ -327,6 +352,7 @@ class Generations:
             self.journal.died(name, self.strikes[name])
             if name == self.turnstile.alone and is_early:
                 self.quarantined.add(name)
+        self._commit()
 
     def close(self, error: BaseException | None) -> None:
         """Refuse all operations from now on, because the body has ended.
@@ -334,11 +360,13 @@ class Generations:
         If an exception leaves the supervisor, or after a drain, the program is ending. The turns that it interrupted stay
         open, and the next program continues them.
         """
-        if error is None and not self._program_ends:
-            self.settle_left()
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()
+        self.turnstile.end()
+        self.tokens()  # for a status after the journal is closed
+        if error is None and not self._program_ends:
+            self.settle_left()
 
     def _wake(self) -> None:
         self._changed.set()

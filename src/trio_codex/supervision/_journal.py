@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
+from trio_codex import errors
 from trio_codex._database import Database, Format
 from trio_codex.supervision._spending import Spent
 
@@ -162,8 +163,8 @@ class Journal(Database):
         self.write("update threads set server=? where name=?", server, name)
 
     def died(self, name: str, deaths: int) -> None:
-        """Record the number of consecutive deaths at which a thread had an open turn."""
-        self.write("update threads set deaths=? where name=?", deaths, name)
+        """Record the number of consecutive deaths at which a thread had an open turn, with the next commit."""
+        self.write_late("update threads set deaths=? where name=?", deaths, name)
 
     def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
         """Record the usage of a turn, in the statement of the next prompt or with the next commit.
@@ -198,16 +199,21 @@ class Journal(Database):
         """Record that a message is about to be sent."""
         if name in self._keys:
             self._keys[name].add(key)
-        self.write_late(
+        used = self._used.pop(name, (0, 0, 0.0))
+        prompt = (
             "insert into keys(name, key, digest, attempt, state, anchor) values(?, ?, ?, ?, 'sending', ?)"
             " on conflict(name, key) do update set attempt=excluded.attempt, state='sending',"
             " anchor=excluded.anchor, turn=null, status=null, by_us=0",
-            name, key, digest, attempt, anchor,
-        )  # fmt: skip
-        self.write(
-            "update threads set anchor=?, turns=turns+1, tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
-            anchor, *self._used.pop(name, (0, 0, 0.0)), name,
-        )  # fmt: skip
+            (name, key, digest, attempt, anchor),
+        )
+        try:
+            self.write(
+                "update threads set anchor=?, turns=turns+1, tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+                anchor, *used, name, after=(prompt,),
+            )  # fmt: skip
+        except errors.JournalError:
+            self._used[name] = used
+            raise
 
     def running(self, name: str, key: str, turn: str) -> None:
         """Record that the server is working on a message."""

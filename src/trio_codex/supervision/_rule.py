@@ -107,7 +107,8 @@ class OpenThread:
         if message_of(prompt.key, row.attempt) not in found.messages and not row.by_us:
             raise self._lost(row, f"its turn is {found.turn.status} without the prompt")
         result = combined(parts)
-        if prompt.on_failed == "continue" and is_transient_error(errors.TurnFailed(result)):
+        may_continue = prompt.on_failed == "continue" and not prompt.is_stopped
+        if may_continue and is_transient_error(errors.TurnFailed(result)):
             return Send(row.attempt + 1, prompt.continue_with, tuple(parts))
         return result if prompt.output_type is None else tools.with_output(result, prompt.output_type)
 
@@ -128,12 +129,13 @@ class OpenThread:
         self, prompt: Prompt, row: KeyRow, parts: list[TurnResult[Any]]
     ) -> Send | TurnResult[Any]:
         """Decide on a message that is missing from the history."""
-        if row.state == "sending":
-            await self._check_nothing_hidden(row)
-            again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)
-            return Send(row.attempt, again, tuple(parts))
         await trio.lowlevel.checkpoint()
-        if not row.by_us:
+        if row.state == "sending":
+            if not prompt.is_stopped:
+                await self._check_nothing_hidden(row)
+                again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)
+                return Send(row.attempt, again, tuple(parts))
+        elif not row.by_us:
             raise self._lost(row, "its turn is missing")
         # The program interrupted the turn before the server had stored anything.
         interrupted = TurnStatus.interrupted

@@ -23,7 +23,7 @@ async def with_task(
     Args:
         work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
         leave: Called when the body has ended: with the body's exception, with the task's if that cancelled the body,
-            or with ``None``.
+            or with ``None``. It may raise, for example because a journal cannot be written.
     """
     shield = trio.CancelScope(shield=True)
     body = trio.CancelScope()
@@ -44,10 +44,12 @@ async def with_task(
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below
                 body_error = exc
-            # A failed task cancels the body, and leave() then receives the task's exception.
-            if leave is not None:
-                leave(body_error or next(iter(others), None))
-            shield.cancel()
+            try:
+                # A failed task cancels the body, and leave() then receives the task's exception.
+                if leave is not None:
+                    leave(body_error or next(iter(others), None))
+            finally:
+                shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
         others += _leaves(exc)
     error = _choose(body_error, others)

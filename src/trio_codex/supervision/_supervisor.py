@@ -53,7 +53,7 @@ class Supervisor:
         return self._generations.all()
 
     def status(self) -> SupervisorStatus:
-        """Return what the supervisor is doing."""
+        """Return what the supervisor is doing, or was doing when its scope exited."""
         generations = self._generations
         return SupervisorStatus(
             state=generations.state,
@@ -62,14 +62,15 @@ class Supervisor:
             threads=tuple(sorted(generations.open_threads)),
             turns=tuple(generations.turnstile.inside),
             quarantined=tuple(sorted(generations.quarantined)),
-            tokens=generations.journal.spent().tokens,
+            tokens=generations.tokens(),
         )
 
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
         """Replace the server, for example after an upgrade. Threads continue in the next generation.
 
-        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, open turns are
-        interrupted, and continue in the next generation. Such a restart does not count toward the limit.
+        New prompts wait, except those started by a callback of an open turn, or in the body of its scope. After
+        ``drain_timeout``, open turns are interrupted, and continue in the next generation. Such a restart does not
+        count toward the limit.
 
         Args:
             reason: The reason, shown by :meth:`generations`.
@@ -84,7 +85,8 @@ class Supervisor:
     async def drain(self, *, timeout: float = 60) -> None:  # noqa: ASYNC109  # how long open turns may take, not this call
         """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
 
-        A prompt that is not admitted waits until it is cancelled. The next program runs it.
+        A prompt that is not admitted waits until it is cancelled, or the supervisor's scope exits. The next program
+        runs it.
 
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.

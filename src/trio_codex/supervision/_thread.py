@@ -93,17 +93,17 @@ class SupervisedThread:
             ServerTooOld: The server cannot roll back a turn.
             CodexError: As for any request.
         """
-        await trio.lowlevel.checkpoint()
+        await self._generations.wait_ready()
         if self.name in self._generations.open_threads:
             raise errors.ThreadInUse(
                 -32600, f"thread {self.name!r} is open in this supervisor", method="thread"
             )
         self._generations.open_threads.add(self.name)
         self._is_open = True
-        row = self._journal.thread(self.name)
-        if row is not None and row.deaths:
-            self._generations.strikes.setdefault(self.name, row.deaths)
         try:
+            row = self._journal.thread(self.name)
+            if row is not None and row.deaths:
+                self._generations.strikes.setdefault(self.name, row.deaths)
             await self._over_generations(_checkpoint)
         except BaseException:
             self._close()
@@ -266,9 +266,12 @@ class SupervisedThread:
             try:
                 async with with_task(drive, turn.leave):
                     await turn.begun()
-                    yield turn
+                    with self._generations.nesting():
+                        yield turn
             finally:
-                if turn.give_up() and prompt.is_stopped:
+                turn.give_up()
+                # A turn that was lost, or interrupted between two generations, is not recorded yet.
+                if prompt.is_stopped and turn.result.status in (TurnStatus.lost, TurnStatus.interrupted):
                     self._journal.stopped(self.name, prompt.key)
 
     def _prompt(
@@ -321,6 +324,7 @@ class SupervisedThread:
         Raises:
             CodexError: As for any request.
         """
+        self._check_open()
         row = self._journal.key(self.name, key)
         if row is None or key == self._running:
             await trio.lowlevel.checkpoint()
@@ -354,6 +358,7 @@ class SupervisedThread:
         generations = self._generations
         missed = 0
         while True:
+            self._check_open()  # another task may leave the scope meanwhile
             if admitted:
                 await generations.admit(self.name)
             life = None
@@ -402,6 +407,9 @@ class SupervisedThread:
             finally:
                 if before is not None and before.life is life:
                     await before.thread.__aexit__(None, None, None)  # noqa: ASYNC102  # shielded and bounded inside
+            if not self._is_open:
+                await thread.__aexit__(None, None, None)
+                raise errors.ThreadClosed(self.name)
             self._opened = OpenThread(self._generations, self.name, budget, life, thread, newest)
             return self._opened
 

@@ -170,12 +170,10 @@ class SupervisedTurn:
         self._part = None
         self._wake()
 
-    def give_up(self) -> bool:
-        """Record that the scope has exited, and return whether the end of the prompt is still unknown."""
-        if self._result is not None:
-            return False
-        self.finish(TurnResult(id=self._lost_id, thread_id=self._thread_id, status=TurnStatus.lost))
-        return True
+    def give_up(self) -> None:
+        """Record that the scope has exited, even if the end of the prompt is unknown."""
+        if self._result is None:
+            self.finish(TurnResult(id=self._lost_id, thread_id=self._thread_id, status=TurnStatus.lost))
 
     def leave(self, error: BaseException | None) -> None:
         """Record that the scope exits. After a return the turn is stopped; after an exception it may continue."""

@@ -12,12 +12,14 @@ class Turnstile:
         inside: The names of the threads with an open turn, in order of admission.
         alone: The name of the thread with the exclusive turn.
         drains: The number of active or waiting drains.
+        is_closed: Whether nothing keeps a turn out, because the supervisor is closed and each turn fails.
     """
 
     def __init__(self) -> None:
         self.inside: list[str] = []
         self.alone: str | None = None
         self.drains: int = 0
+        self.is_closed: bool = False
         self._loners = 0
         self._waiting = trio.lowlevel.ParkingLot()
 
@@ -34,7 +36,7 @@ class Turnstile:
         if alone:
             await self._wait_alone()
             self.alone = name
-        while (self.drains or self._loners) and not (nested or alone):
+        while (self.drains or self._loners) and not (nested or alone or self.is_closed):
             await self._waiting.park()
         self.inside.append(name)
 
@@ -42,7 +44,7 @@ class Turnstile:
         self._loners += 1
         try:
             await trio.lowlevel.checkpoint()
-            while self.drains or self.inside:
+            while (self.drains or self.inside) and not self.is_closed:
                 await self._waiting.park()
         except BaseException:
             self._loners -= 1
@@ -68,4 +70,9 @@ class Turnstile:
     def reopen(self) -> None:
         """Undo :meth:`close`."""
         self.drains -= 1
+        self._waiting.unpark_all()
+
+    def end(self) -> None:
+        """Admit all turns from now on, so that those that wait fail."""
+        self.is_closed = True
         self._waiting.unpark_all()
