@@ -27,6 +27,21 @@ directory = None
 
 SECONDS = 60
 
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBdjCCARugAwIBAgIUZWuqFNXsoWRKh9s1AtH3HcXQoG8wCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEbm9uZTAgFw0yNjEyMDEwNDA0NTVaGA8yMTI2MTEwNzA0MDQ1
+NVowDzENMAsGA1UEAwwEbm9uZTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABEUo
+GhDWc3td0Cigck5vagtoqBwrQY1ExsRRc0X4N/A2aptn68DlJmvjjGj0tnyewKH2
+ORevDFChVPtUVAQbEiqjUzBRMB0GA1UdDgQWBBTIZsGxdAxvSJ9nuLwfQHAMYagw
+pzAfBgNVHSMEGDAWgBTIZsGxdAxvSJ9nuLwfQHAMYagwpzAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0kAMEYCIQDy3Me4GMrwvCKVWQrCmB/kec4vVQZc+Zpa
+DQf9ZpQdwAIhAJ6oMrSZZVMEGlOXwaosbZOgt9TO4DOHu9NRmCG/p4wA
+-----END CERTIFICATE-----
+"""
+"""The only authority that the servers of tests trust. They connect only to the mock model, but parse all authorities in
+each turn: of the system, that would be 140."""
+
 write_new_home = _home.write_offline_home
 """The original ``write_offline_home()``, for tests of a first start."""
 
@@ -39,7 +54,8 @@ def prepared(*args, **options):
         if not (directory / "complete").exists():
             subprocess.run([sys.executable, __file__, directory], check=True, timeout=SECONDS)
     shutil.copytree(directory / "codex_home", home.codex_home, symlinks=True, dirs_exist_ok=True)
-    return attrs.evolve(home, env={**home.env, "PATH": f"{directory}{os.pathsep}{home.env['PATH']}"})
+    path = f"{directory}{os.pathsep}{home.env['PATH']}"
+    return attrs.evolve(home, env={**home.env, "PATH": path, "SSL_CERT_FILE": f"{directory}/certificate.pem"})
 
 
 async def prepare(directory):
@@ -64,6 +80,7 @@ async def prepare(directory):
     # The server runs lsb_release twice at each start, which takes dozens of processes. If that fails, it reads
     # /etc/os-release instead.
     (directory / "lsb_release").symlink_to(shutil.which("false"))
+    (directory / "certificate.pem").write_text(CERTIFICATE)
     (directory / "complete").touch()
 
 

@@ -592,8 +592,8 @@ ASKS = Response(Command("echo", escalate="may I?"))
 CALLS = Response(ToolCall("look", {}))
 GOES_ON = Response(Text("text"), Hang())
 FIRST_ANSWERS = {
-    leave_a_turn: GOES_ON, two_turns_at_once: GOES_ON, review: GOES_ON, leave_a_parked_approval: ASKS, approve: ASKS,
-    leave_a_parked_call: CALLS, answer_a_call: CALLS,
+    leave_a_turn: GOES_ON, interrupt: GOES_ON, two_turns_at_once: GOES_ON, review: GOES_ON,
+    leave_a_parked_approval: ASKS, approve: ASKS, leave_a_parked_call: CALLS, answer_a_call: CALLS,
 }  # fmt: skip
 """The model's response to the input of a turn, unless it is just text."""
 HOW_MANY = [

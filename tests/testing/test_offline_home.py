@@ -16,6 +16,7 @@ from app_server_driver import LIMIT, app_server, played
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prepared_homes import write_new_home
 from trio_codex.testing import MockModel, offline_home, write_offline_home
 from trio_codex.testing._toml import dump_toml
 
@@ -59,7 +60,7 @@ def read(home_directory: Path) -> dict[str, Any]:
 
 
 def test_a_home_keeps_codex_off_the_network(tmp_path: Path) -> None:
-    home = write_offline_home(tmp_path, URL)
+    home = write_new_home(tmp_path, URL)
     config = read(tmp_path)
     assert config["model_providers"][config["model_provider"]]["base_url"] == URL
     off = ("plugins", "apps", "unbounded_connection_retries", "shell_snapshot")

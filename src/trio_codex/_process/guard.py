@@ -147,7 +147,7 @@ def own_children() -> list[int]:
     if youngest < me:  # the ids have started over, and probing all of them takes seconds
         parts = [[range(2, youngest), range(me + 1, USUAL_PIDS)], [range(max(me + 1, USUAL_PIDS), PID_LIMIT)]]
     found = ([pid for ids in part for pid in ids if _is_child(pid)] for part in parts)
-    return next(filter(None, found), [])
+    return next((pids for pids in found if pids), list[int]())
 
 
 def _is_child(pid: int) -> bool:
