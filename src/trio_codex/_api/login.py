@@ -151,8 +151,8 @@ async def start_login(
 
     raw: msgspec.Raw | None = None
     try:
-        raw = await session.server.acquire(method, params, undo, keep_raw)
-        return _handle(session, news, decode_result(method, raw))
+        answer = raw = await session.server.acquire(method, params, undo, keep_raw)
+        return _handle(session, news, decode_result(method, answer))
     except RemoteProtocolError:
         # Not a cancellation point, and bounded internally.
         await session.services.finish(undo, raw)  # noqa: ASYNC102, ASYNC120
