@@ -264,7 +264,7 @@ async def times_out(_):
 only_differs_on_our_side = pytest.mark.long
 FAILURES = {
     raises: ("RuntimeError: boom", ()),
-    returns_nonsense: ("returned str, which is no decision", only_differs_on_our_side),
+    returns_nonsense: ("returned str, which is not a decision", only_differs_on_our_side),
     times_out: ("TooSlowError", only_differs_on_our_side),
 }
 
