@@ -17,6 +17,7 @@ from process.running_server import descriptors, until
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex._process import guard as _guard
 from trio_codex.testing import MockModel, Response, Text, offline_home
+from trio_codex.testing._serve import FIRST_BYTE_TIMEOUT
 
 pytestmark = [
     pytest.mark.real,
@@ -55,8 +56,11 @@ def sockets():
 
 
 async def until_as_few_sockets(count):
-    """Wait for the scripted model to close its connections to servers that have exited."""
-    with trio.fail_after(10):
+    """Wait for the scripted model to close its connections to servers that have exited.
+
+    After the end of a client, Hypercorn now and then keeps the connection for as long as an idle one.
+    """
+    with trio.fail_after(FIRST_BYTE_TIMEOUT + 10):
         await until(lambda: sockets() <= count)
 
 
