@@ -90,21 +90,24 @@ async def run_batch(
             # Otherwise every task would fail after minutes of retries, and have an outcome that the next run keeps.
             async with open_client(config) as codex:
                 await require_login(codex, config)
-        batch = await stack.enter_async_context(
-            open_batch(
-                tasks,
-                solver,
-                out=out,
-                config=without_waiting(config),
-                budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
-                retry=Retry(attempts=attempts),
-                workspace=_workspace(workspace),
-                shard=_shard(shard),
-                thread_options=thread_options,
-                servers=_servers(servers),
-                **options,
+        try:
+            batch = await stack.enter_async_context(
+                open_batch(
+                    tasks,
+                    solver,
+                    out=out,
+                    config=without_waiting(config),
+                    budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
+                    retry=Retry(attempts=attempts),
+                    workspace=_workspace(workspace),
+                    shard=_shard(shard),
+                    thread_options=thread_options,
+                    servers=_servers(servers),
+                    **options,
+                )
             )
-        )
+        except ValueError as exc:
+            raise click.UsageError(one_line(str(exc))) from exc
         await _watch(batch)
         return 0 if all(status == "ok" for status in batch.status().outcomes) else NOT_ALL_OK
 
