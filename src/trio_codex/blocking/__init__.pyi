@@ -5411,6 +5411,7 @@ class SupervisedThread:
             it; ``"lost"`` if :meth:`run` would raise ``HistoryLost``; otherwise how it ended.
 
         Raises:
+            ValueError: The key contains a lone surrogate.
             CodexError: As for any request.
         """
     def compact(self) -> TurnResult[Any]:
