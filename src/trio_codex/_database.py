@@ -24,6 +24,10 @@ because a merge may block the program for 250 ms."""
 CHECK_EVERY: Final = 256
 """The number of writes after which the size of the log is checked."""
 
+PATIENCE_MS: Final = 50
+"""Milliseconds to wait for another program that has locked the database, for example a shell of SQLite. Nothing else
+runs meanwhile."""
+
 MOST_BYTES: Final = 64 * 1024 * 1024
 """The size at which the log is merged even if the program is busy."""
 
@@ -152,7 +156,8 @@ class Database:
             raise self.error(problem, "Upgrade trio-codex, or start a new journal.")
         if not writes:
             return
-        for setting in ("journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0"):
+        patience = f"busy_timeout={PATIENCE_MS}"
+        for setting in ("journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0", patience):
             self._db.execute(f"pragma {setting}")
         # This also checks at once whether an existing journal can be written.
         marks = f"pragma application_id={kind.application}; pragma user_version={kind.version};"
@@ -282,6 +287,8 @@ class Database:
             hint = "Choose another path, or restore the file."
         elif "full" in text:
             hint = "Free some disk space. Everything that was sent is in the journal."
+        elif "locked" in text:
+            hint = "End the transaction of the other program that has this file open."
         elif "readonly" in text or "unable to open" in text:
             hint = "Choose a path that can be written."
         return self.error(f"{what}: {text}", hint)

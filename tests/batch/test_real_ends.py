@@ -62,6 +62,21 @@ async def test_an_error_from_another_client_of_a_solver_fails_only_its_task():
         assert all(outcome.error.startswith(name) for name, outcome in outcomes.items())
 
 
+@pytest.mark.parametrize("exit_request", [SystemExit, KeyboardInterrupt])
+async def test_an_exit_request_from_a_solver_ends_the_batch_unchanged(exit_request):
+    exits = [exit_request(3)]
+
+    async def solve(context):
+        await context.thread.run("x")
+        if exits:
+            raise exits.pop()
+
+    async with stage() as on:
+        with pytest.raises(exit_request, match="3"):
+            await on.run(some(2), solve)
+        assert {outcome.status for outcome in (await on.run(some(2), solve)).values()} == {"ok"}
+
+
 async def test_a_value_that_cannot_be_encoded_fails_its_task():
     async def solve(ctx):
         await trio.lowlevel.checkpoint()

@@ -86,6 +86,8 @@ def test_the_default_id_of_a_task_is_its_first_line_number(tmp_path):
         (["a"], {}, "expects instances of Task, got str"),
         ([], {"turns": 0}, "at least 1"),
         ([], {"starting": 0}, "at least 1"),
+        ([], {"turns": 2.5}, "turns expects a whole number, got float"),
+        ([], {"starting": "4"}, "starting expects a whole number, got str"),
         ([], {"shard": (3, 3)}, "0 <= index < count"),
         ([], {"workspace": "dir"}, "expects a workspace, got str"),
         ([], {"thread_options": {"cwd": "."}}, "cannot have 'cwd'"),

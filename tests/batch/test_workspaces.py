@@ -10,7 +10,7 @@ import pytest
 import trio
 from batches import some, stage
 
-from trio_codex.batch import CopyTree, EmptyDirectory, GitWorktree, Task
+from trio_codex.batch import CopyTree, EmptyDirectory, GitWorktree, Task, open_batch
 
 
 @pytest.fixture
@@ -143,6 +143,15 @@ async def test_a_link_to_a_directory_is_copied_as_that_directory(tmp_path):
     (tmp_path / "copy" / "file").write_text("b")
     assert not (tmp_path / "copy").is_symlink()
     assert (source / "file").read_text() == "a"
+
+
+async def test_a_batch_in_the_directory_that_it_would_copy_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in ("runs/1", "link/runs/1", "."):
+        with pytest.raises(ValueError, match="choose another out"):
+            async with open_batch([], out=tmp_path / out, workspace=CopyTree(tmp_path)):
+                pytest.fail("the body must not run")
+    assert os.listdir(tmp_path) == ["link"]
 
 
 async def test_each_attempt_has_its_own_directory_even_if_ids_look_alike(repository):

@@ -179,6 +179,7 @@ async def test_a_custom_solver_and_a_workspace(model, home, tasks):
         (["--solve", "json:nothing"], "cannot be imported"),
         (["--solve", "json:__name__"], "is not a function"),
         (["--workspace", "hg:x"], "is not empty, copy:DIRECTORY"),
+        (["--workspace", "copy:.", "--offline"], "choose another out"),
         (["--shard", "3/3"], "is not INDEX/COUNT"),
         (["--turns", "0"], "--turns"),
     ],

@@ -315,6 +315,10 @@ BAD_USAGE = [
     ["run", "--cwd", "/nonexistent", "Hi."],
     ["run", "-c", "nonsense", "Hi."],
     ["run", "--start-timeout", "0", "Hi."],
+    ["run", "--start-timeout", "nan", "Hi."],
+    ["run", "--timeout", "nan", "Hi."],
+    ["replay", "--speed", "nan", __file__],
+    ["batch", "run", "--task-seconds", "NaN", "--out", "/nonexistent", __file__],
     ["doctor", "extra"],
     ["demo", "--json"],
 ]

@@ -62,7 +62,7 @@ def test_an_error_in_the_final_flush_of_stdout_is_reported():
     assert done.stderr == "trio-codex: the output cannot be written: No space left on device\n"
 
 
-@pytest.mark.parametrize("name", ["help", "replay", "doctor"])
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_broken_stdout_pipe_ends_the_command_silently(name):
     read, write = os.pipe()
     os.close(read)

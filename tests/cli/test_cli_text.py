@@ -68,6 +68,8 @@ def test_an_error_is_shown_with_its_cause_and_hint_on_one_line():
     assert (
         sentence(*explain(error)) == "--codex-bin went away (/x/codex_bin): Error: because. Pass --codex-bin."
     )
+    journal = errors.JournalError("/x", "is not a journal", "Choose another path.")
+    assert sentence(*explain(journal)) == "the journal /x is not a journal. Choose another path."
     broken = errors.ServerExited("the server exited", stderr_tail="first\nlast\n")
     assert explain(broken) == ("the server exited: last", None)
     assert explain(errors.RequestTimeout("m", 1)) == ("no answer to m within 1 s", None)
@@ -89,6 +91,13 @@ def test_a_configuration_that_fails_to_load_has_a_hint_for_its_cause(problem, hi
         -32600, f"failed to load configuration: {problem}", method="turn/start"
     )
     assert hint in (explain(error)[1] or "")
+
+
+def test_a_width_of_zero_means_that_it_is_unknown(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "0")
+    console = OutputConsole(file=io.StringIO())
+    console.print("some words")
+    assert console.file.getvalue() == "some words\n"
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

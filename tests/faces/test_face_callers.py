@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 
 import pytest
 import trio
@@ -29,6 +30,23 @@ def call(face, host, function, *args):
 async def answer():
     await trio.lowlevel.checkpoint()
     return 42
+
+
+place = ContextVar("place", default="outside")
+
+
+@asynccontextmanager
+async def inside(name):
+    """A scope that sets a context variable for its body, as a supervised turn does."""
+    await trio.lowlevel.checkpoint()
+    token = place.set(name)
+    yield
+    place.reset(token)
+
+
+async def where():
+    await trio.lowlevel.checkpoint()
+    return place.get()
 
 
 @contextmanager
@@ -64,6 +82,29 @@ def test_running_out_of_descriptors_or_threads_is_a_start_error(face, where, nam
         open_bare(BLOCKING).__enter__() if face is BLOCKING else asyncio.run(enter())
     assert caught.value.hint
     assert not HOSTS
+
+
+# -- context variables ---------------------------------------------------------------------------------------------
+
+
+def test_the_body_of_a_scope_sees_the_context_variables_that_the_scope_has_set():
+    with (scope := open_bare(BLOCKING)):
+        with BLOCKING.module._face.BlockingScope(lambda: inside("a"), scope.host):
+            with BLOCKING.module._face.BlockingScope(lambda: inside("b"), scope.host):
+                assert call(BLOCKING, scope.host, where) == "b"
+            with BLOCKING.module._face.BlockingScope(bare, scope.host):
+                assert call(BLOCKING, scope.host, where) == "a"
+        assert call(BLOCKING, scope.host, where) == place.get() == "outside"
+
+
+def test_a_task_of_the_body_sees_the_context_variables_that_the_scope_has_set():
+    async def test():
+        async with (scope := open_bare(AIO)):
+            async with AIO.module._face.AsyncioScope(lambda: inside("a"), scope.host):
+                assert await asyncio.gather(*(call(AIO, scope.host, where) for _ in "12")) == ["a", "a"]
+            assert await asyncio.gather(call(AIO, scope.host, where)) == ["outside"]
+
+    asyncio.run(test())
 
 
 # -- generators that their callers pass on -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,25 @@ def test_a_journal_has_one_writer_and_many_readers(path, journal):
     again = Journal(path)
     assert again.thread("a").id == "thread-1"
     again.close()
+
+
+@pytest.mark.parametrize("mode", ["deferred", "immediate"])
+def test_a_transaction_of_another_program_blocks_this_one_only_for_a_moment(path, journal, mode, monkeypatch):
+    monkeypatch.setattr(_database, "CHECKPOINT_BYTES", 0)
+    journal.started("a", "thread-1", "/home", "1 2 3")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"begin {mode}")
+        other.execute("select * from threads").fetchall()
+        started = time.monotonic()
+        context = pytest.raises(errors.JournalError, match="End the transaction")
+        with context if mode == "immediate" else nullcontext():
+            for _ in range(2 * _database.CHECK_EVERY):
+                journal.started("a", "thread-1", "/home", "1 2 3")
+                journal.checkpoint(idle=True)
+        journal.close()
+        assert time.monotonic() - started < 2
+    with closing(Journal(path)) as again:
+        assert again.thread("a").id == "thread-1"
 
 
 def test_every_name_of_a_journal_has_the_same_lock(path, journal, monkeypatch):

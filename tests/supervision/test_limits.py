@@ -1,5 +1,6 @@
 """Restart limits, checked against the examples in OTP's documentation, and limits on open turns."""
 
+import math
 from contextlib import asynccontextmanager
 
 import pytest
@@ -49,7 +50,7 @@ def test_the_defaults_survive_an_outage_of_two_minutes():
 def test_the_first_restart_is_immediate_and_later_ones_back_off_up_to_a_maximum():
     backoff = Backoff(first=0, then=0.5, factor=2, maximum=30)
     assert [backoff.delay(n) for n in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert Backoff().delay(10**9) == 30
+    assert Backoff().delay(10**9) == Backoff(factor=1e300).delay(10**9) == 30
 
 
 def test_backoff_is_reset_after_the_server_was_healthy_for_a_period():
@@ -183,6 +184,19 @@ async def test_two_exclusive_turns_are_never_open_at_the_same_time(autojump_cloc
             nursery.start_soon(lone, name)
 
 
+async def test_a_drain_with_an_invalid_timeout_keeps_nothing_out(autojump_clock):
+    with trio.fail_after(60):
+        async with Kills().supervisor() as supervisor, supervisor.thread("a") as thread:
+            for seconds in (-1, math.nan):
+                with pytest.raises(ValueError, match="seconds"):
+                    await supervisor.drain(timeout=seconds)
+                with pytest.raises(ValueError, match="seconds"):
+                    await supervisor.restart("upgrade", drain_timeout=seconds)
+            await thread.run("one", key="1")
+            assert supervisor.status().state == "ready"
+            assert supervisor.generation == 1
+
+
 async def test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_ones(autojump_clock):
     turnstile, log, never, nested = Turnstile(), [], trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
@@ -197,7 +211,7 @@ async def test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_
             turnstile.leave("inner")
 
         started = trio.current_time()
-        await turnstile.close(60)
+        await turnstile.close(trio.move_on_after(60))
         assert nested.is_set()
         assert trio.current_time() == started + 60
         nursery.start_soon(inside, turnstile, "b", log, never)

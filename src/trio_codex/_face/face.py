@@ -20,7 +20,7 @@ from trio_codex.errors import ConnectionClosed, FaceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
-    from contextvars import Context
+    from contextvars import Context, Token
     from types import TracebackType
 
     from trio_codex._face.callbacks import ThreadBridge
@@ -193,6 +193,7 @@ class Scope:
         self.host = host
         self._held: HeldScope | None = None
         self._caller: Hashable = None
+        self._tokens: list[Token[Any]] = []
         self._has_exited = False
 
     async def enter(self, *, body: bool = True) -> Any:
@@ -224,6 +225,8 @@ class Scope:
         if body:
             self._caller = face.caller()
             host.push(self._caller, held)
+            # The operations of the body run in the context of their caller, so the caller must be inside this one.
+            self._tokens = [variable.set(value) for variable, value in held.variables.items()]
             self.enter_body(held)
         return wrap(face, host, held.entered.value)
 
@@ -260,6 +263,10 @@ class Scope:
             )
         self.face.check(host)
         host.pop(self._caller, held)
+        for token in self._tokens:
+            # A scope may be exited in another context than the one that entered it, which then keeps the value.
+            with suppress(ValueError):
+                token.var.reset(token)
         interruption = await self._leave(exc)
         exc = self.leave_body(exc)
         if interruption is not None and not isinstance(exc, type(interruption)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -12,7 +13,6 @@ from trio_codex.errors import ConnectionClosed
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from contextlib import AbstractAsyncContextManager
-    from contextvars import Context
 
     from trio_codex._face.host import Host
     from trio_codex._face.operations import Around, Operation
@@ -26,6 +26,7 @@ class HeldScope(OpenScope):
 
     Attributes:
         entered: Done when the scope has been entered, or entering it has failed.
+        variables: The context variables that the context manager has set for its body.
         swallowed: Whether the context manager suppressed the exception from the body.
         ended_early: Whether the scope had ended before its caller left it.
     """
@@ -43,6 +44,7 @@ class HeldScope(OpenScope):
         self._left = trio.Event()
         self._body_error: Exception | None = None
         self.entered, self.exited = new_operation(), new_operation()
+        self.variables: dict[contextvars.ContextVar[Any], Any] = {}
         self.swallowed = self.ended_early = False
 
     def submit(self, caller: Hashable) -> None:
@@ -55,7 +57,7 @@ class HeldScope(OpenScope):
             self._finish(None)
             raise
 
-    def _begin(self, context: Context, _: Operation, around: Around) -> None:
+    def _begin(self, context: contextvars.Context, _: Operation, around: Around) -> None:
         if around.nursery is None:
             self._finish(ConnectionClosed())
         else:
@@ -63,9 +65,15 @@ class HeldScope(OpenScope):
 
     async def _hold(self) -> None:  # noqa: ASYNC910  # runs as a separate task
         error: BaseException | None = None
+        before = contextvars.copy_context()
         try:
             with self._cancel_scope:
                 async with self._make() as value:
+                    self.variables = {
+                        variable: set_to
+                        for variable, set_to in contextvars.copy_context().items()
+                        if before.get(variable) is not set_to
+                    }
                     async with self.open():
                         self.entered.finish(value)
                         await self._left.wait()

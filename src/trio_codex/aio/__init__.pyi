@@ -5285,6 +5285,7 @@ class Supervisor:
             drain_timeout: How long to wait for open turns, in seconds.
 
         Raises:
+            ValueError: The time is negative or NaN; nothing has changed.
             RestartLimitExceeded: The next server did not start.
             ConnectionClosed: The supervisor's scope has exited.
         """
@@ -5296,6 +5297,9 @@ class Supervisor:
 
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.
+
+        Raises:
+            ValueError: The time is negative or NaN; prompts are still admitted.
         """
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
@@ -5413,6 +5417,7 @@ class SupervisedThread:
             it; ``"lost"`` if :meth:`run` would raise ``HistoryLost``; otherwise how it ended.
 
         Raises:
+            ValueError: The key contains a lone surrogate.
             CodexError: As for any request.
         """
     async def compact(self) -> TurnResult[Any]:

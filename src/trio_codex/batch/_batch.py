@@ -18,7 +18,7 @@ from trio_codex.batch._journal import Journal, directory_of
 from trio_codex.batch._servers import Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry, is_joint
-from trio_codex.batch._workspaces import EmptyDirectory, Workspace
+from trio_codex.batch._workspaces import CopyTree, EmptyDirectory, Workspace
 from trio_codex.supervision._generations import Generations, with_absolute_paths
 from trio_codex.supervision._journal import Journal as ThreadJournal
 from trio_codex.supervision._scope import with_task
@@ -193,8 +193,9 @@ async def open_batch(
         JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.
         RestartLimitExceeded: The server failed too often; the body was cancelled.
-        ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
-        TypeError: One of the tasks is not a :class:`Task`.
+        ValueError: Two tasks have the same id, a task is not plain JSON, an argument is out of range, or ``out`` is in the
+            directory of a :class:`CopyTree`.
+        TypeError: One of the tasks is not a :class:`Task`, or an argument has the wrong type.
     """
     _check(turns, starting, servers, solve, workspace, on_death, keep)
     options: Any = dict(thread_options or {})
@@ -215,6 +216,10 @@ async def open_batch(
     }
     options["config"] = _without_tmp(options.get("config") or {})
     directory = directory_of(out)
+    if isinstance(workspace, CopyTree) and workspace.contains(directory):
+        raise ValueError(
+            f"out is in {workspace.source}, so the copies would contain each other: choose another out"
+        )
     chosen = checked_tasks(tasks, shard)
     with closing(Journal(directory, writes=True)) as journal:
         journal.begin(settings, chosen, allow_changes=allow_changes)
@@ -251,6 +256,9 @@ def _check(
     on_death: str,
     keep: str,
 ) -> None:
+    for name, number in (("turns", turns), ("starting", turns if starting is None else starting)):
+        if not isinstance(number, int):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
+            raise TypeError(f"{name} expects a whole number, got {type(number).__name__}")
     if min(turns, turns if starting is None else starting) < 1:
         raise ValueError("turns and starting must be at least 1")
     if servers != "per-task" and not (isinstance(servers, int) and servers >= 1):

@@ -12,6 +12,7 @@ from trio_codex import errors
 from trio_codex.batch._attempt import Attempt, thread_name
 from trio_codex.batch._brakes import Brakes, is_usage_limit, kind_of
 from trio_codex.batch._values import BatchStatus, is_joint
+from trio_codex.supervision._scope import choose, leaves_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -111,7 +112,7 @@ class Engine:
                 for _ in range(min(self._plan.turns, len(self._todo))):
                     nursery.start_soon(self._work)
         except BaseExceptionGroup as group:  # noqa: ASYNC103  # raised below, without the group as its context
-            self.failure = _chosen(group)
+            self.failure = choose(None, leaves_of(group))
         finally:
             # Tasks outside the scope may wait for outcomes, too.
             self.is_over = True
@@ -247,11 +248,3 @@ def _single(error: Exception) -> Exception:
         return error
     group = cast("ExceptionGroup[Exception]", error)
     return group if len(group.exceptions) != 1 else _single(group.exceptions[0])
-
-
-def _chosen(error: BaseException) -> BaseException:
-    """Return the exception to raise in place of a group: one of its errors, unless it has other exceptions."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    return group if group.split(Exception)[1] is not None else _chosen(group.exceptions[0])

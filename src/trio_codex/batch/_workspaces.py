@@ -96,6 +96,10 @@ class CopyTree:
 
     source: str = attrs.field(converter=_absolute)
 
+    def contains(self, path: Path) -> bool:
+        """Return whether a path is in the directory, so that a copy there would contain itself."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.source))
+
     async def create(self, path: Path) -> None:
         """Copy the tree.
 

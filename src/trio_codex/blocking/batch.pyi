@@ -196,6 +196,7 @@ def open_batch(
         JournalError: The journal cannot be used, or ``out`` is not the directory of a batch.
         StartError: The server did not start.
         RestartLimitExceeded: The server failed too often; the body was cancelled.
-        ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
-        TypeError: One of the tasks is not a :class:`Task`.
+        ValueError: Two tasks have the same id, a task is not plain JSON, an argument is out of range, or ``out`` is in the
+            directory of a :class:`CopyTree`.
+        TypeError: One of the tasks is not a :class:`Task`, or an argument has the wrong type.
     """

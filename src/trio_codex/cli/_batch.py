@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import attrs
 import click
 import trio
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -33,6 +32,7 @@ from trio_codex.batch import (
     write_report,
 )
 from trio_codex.cli._attach import open_client, require_login, without_waiting
+from trio_codex.cli._render import OutputConsole
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
@@ -90,21 +90,24 @@ async def run_batch(
             # Otherwise every task would fail after minutes of retries, and have an outcome that the next run keeps.
             async with open_client(config) as codex:
                 await require_login(codex, config)
-        batch = await stack.enter_async_context(
-            open_batch(
-                tasks,
-                solver,
-                out=out,
-                config=without_waiting(config),
-                budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
-                retry=Retry(attempts=attempts),
-                workspace=_workspace(workspace),
-                shard=_shard(shard),
-                thread_options=thread_options,
-                servers=_servers(servers),
-                **options,
+        try:
+            batch = await stack.enter_async_context(
+                open_batch(
+                    tasks,
+                    solver,
+                    out=out,
+                    config=without_waiting(config),
+                    budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
+                    retry=Retry(attempts=attempts),
+                    workspace=_workspace(workspace),
+                    shard=_shard(shard),
+                    thread_options=thread_options,
+                    servers=_servers(servers),
+                    **options,
+                )
             )
-        )
+        except ValueError as exc:
+            raise click.UsageError(one_line(str(exc))) from exc
         await _watch(batch)
         return 0 if all(status == "ok" for status in batch.status().outcomes) else NOT_ALL_OK
 
@@ -126,7 +129,7 @@ async def _watch(batch: Batch) -> None:
     Raises:
         CommandFailed: The batch has stopped.
     """
-    console = Console(stderr=True)
+    console = OutputConsole(stderr=True)
     view = _Bar(console, batch) if console.is_terminal else _Lines()
     with trio.CancelScope() as scope, view:
         await trio.lowlevel.checkpoint()
@@ -149,7 +152,7 @@ async def _watch(batch: Batch) -> None:
         raise CommandFailed(f"interrupted with {tasks} left. Run the same command to resume", INTERRUPTED)
 
 
-async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelScope) -> None:
+async def _stop_on_interrupt(batch: Batch, console: OutputConsole, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async for _ in signals:
             if batch.is_stopping:
@@ -191,7 +194,7 @@ class _Progress(Progress):
 class _Bar:
     """A progress bar on a terminal, and one line above it for each outcome that is not ok."""
 
-    def __init__(self, console: Console, batch: Batch) -> None:
+    def __init__(self, console: OutputConsole, batch: Batch) -> None:
         self._batch = batch
         self._progress = _Progress(
             BarColumn(),

@@ -21,6 +21,7 @@ from trio_codex.cli._options import (
     OFFLINE,
     RESUME,
     START_TIMEOUT,
+    PositiveFloat,
     config_of,
     own_server_options,
     server_options,
@@ -77,7 +78,7 @@ def demo(**options: Any) -> int:
 @click.option(
     "--timeout",
     "seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=PositiveFloat(),
     metavar="SECONDS",
     help="Interrupt the turn after this time. Default: no limit.",
 )
@@ -302,7 +303,7 @@ def journal_command(path: str) -> int:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=PositiveFloat(),
     metavar="FACTOR",
     help="Replay at this multiple of the original speed. Default: print everything at once.",
 )
@@ -339,7 +340,7 @@ batch.add_command(batch_merge)
     help="Number of servers that share the attempts; with per-task, each task has its own.",
 )
 @click.option("--task-tokens", type=click.IntRange(1), help="Token limit for each task.")
-@click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Time limit for each task.")
+@click.option("--task-seconds", type=PositiveFloat(), help="Time limit for each task.")
 @click.option("--tokens", type=click.IntRange(1), help="Token limit for all tasks together.")
 @click.option(
     "--attempts",

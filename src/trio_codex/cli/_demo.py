@@ -121,6 +121,9 @@ async def show(*, codex_bin: str | None, start_timeout: float) -> int:
         reason = f"it took longer than {LIMIT_SECONDS:g} s"
     except CodexError as exc:
         reason = sentence(*explain(exc))
+    except BrokenPipeError:
+        # The reader of the output has exited, which is no failure of the demo.
+        raise
     except (StepFailed, AssertionError, OSError, RuntimeError, ValueError) as exc:
         reason = str(exc)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,12 +16,31 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+
+class PositiveFloat(click.FloatRange):
+    """A number greater than zero. NaN, which click considers to be in every range, is not."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: It is not one.
+        """
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return float(number)
+
+
 DEFAULT_GRACE = 5.0
 """Seconds for the server to exit on its own, as in ``CodexConfig``."""
 
 START_TIMEOUT = click.option(
     "--start-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=PositiveFloat(),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

@@ -7,9 +7,10 @@ question is open.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from rich.console import Console
@@ -43,7 +44,13 @@ PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yello
 
 
 class OutputConsole(Console):
-    """A console that raises an error on a broken pipe instead of exiting silently."""
+    """A console that raises an error on a broken pipe instead of exiting silently, and always has a width."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if not self.width:
+            # In the variable COLUMNS, 0 means that the width is unknown, as in a container without a terminal.
+            self.width = shutil.get_terminal_size().columns
 
     def on_broken_pipe(self) -> None:
         """Reraise the exception; rich calls this in its handler."""

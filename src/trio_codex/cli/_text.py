@@ -12,7 +12,7 @@ import shlex
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from trio_codex.errors import CodexError, ConnectionBroken, RpcError, StartError, TurnFailed
+from trio_codex.errors import CodexError, ConnectionBroken, JournalError, RpcError, StartError, TurnFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,6 +139,8 @@ def explain(error: CodexError) -> tuple[str, str | None]:
             where = f" ({error.binary})" if error.binary else ""
             detail = _stderr_line(error.stderr_tail)
             return one_line(f"{as_options(error.problem)}{where}{detail}"), as_options(error.hint)
+        case JournalError():
+            return one_line(f"the journal {error.path} {error.problem}"), as_options(error.hint)
         case ConnectionBroken():
             return one_line(f"{error.reason}{_stderr_line(error.stderr_tail)}"), None
         case RpcError() if re.search(r"\(os error (?:23|24)\)", error.message):

@@ -176,7 +176,7 @@ class Generations:
         life = self._life
         return life if life is not None and life.codex.is_open and self._failure is None else None
 
-    async def restart(self, reason: str, patience: float) -> None:
+    async def restart(self, reason: str, patience: trio.CancelScope) -> None:
         """Replace the current generation once no turn is open, or after a timeout."""
         life = await self.wait_ready()
         try:
@@ -187,7 +187,7 @@ class Generations:
         finally:
             self.turnstile.reopen()
 
-    async def drain(self, patience: float) -> None:
+    async def drain(self, patience: trio.CancelScope) -> None:
         """Admit no more turns, and wait for open ones, because the program ends."""
         self._program_ends = True
         await self.turnstile.close(patience)

@@ -92,7 +92,20 @@ def key_of(key: str | None, *, required: bool) -> str:
         raise ValueError(f"a key has 1 to {MAX_KEY} characters, not {len(key)}")
     if SEPARATOR in key:
         raise ValueError(f"a key cannot contain {SEPARATOR!r}, which separates the number of a follow-up")
+    check_storable("a key", key)
     return key
+
+
+def check_storable(what: str, text: str) -> None:
+    """Check that a text can be written to the journal.
+
+    Raises:
+        ValueError: It contains a lone surrogate, as the names of some files do.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"{what} cannot contain a lone surrogate, as at index {exc.start}") from exc
 
 
 def digest_of(

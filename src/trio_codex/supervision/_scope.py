@@ -51,8 +51,8 @@ async def with_task(
             finally:
                 shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
-        others += _leaves(exc)
-    error = _choose(body_error, others)
+        others += leaves_of(exc)
+    error = choose(body_error, others)
     if error is not None:
         # Raise outside the handlers, so that no discarded group becomes its context.
         raise error
@@ -74,18 +74,19 @@ async def _run(  # noqa: ASYNC910  # runs as a separate task
         body.cancel()
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the exceptions in a group, at any depth; for any other exception, just that one."""
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)
-    return [leaf for each in group.exceptions for leaf in _leaves(each)]
+    return [leaf for each in group.exceptions for leaf in leaves_of(each)]
 
 
 def _holds_cancelled(error: BaseException) -> bool:
-    return any(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
+    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
-def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
+def choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
     """Choose the exception to raise, in this order: an exit request, the body's error, the task's, ``Cancelled``."""
     errors = [exc for exc in (body_error, *others) if exc is not None]
     failures = [exc for exc in errors if not _holds_cancelled(exc)]

@@ -77,10 +77,12 @@ class Supervisor:
             drain_timeout: How long to wait for open turns, in seconds.
 
         Raises:
+            ValueError: The time is negative or NaN; nothing has changed.
             RestartLimitExceeded: The next server did not start.
             ConnectionClosed: The supervisor's scope has exited.
         """
-        await self._generations.restart(reason, drain_timeout)
+        patience = trio.move_on_after(drain_timeout)  # noqa: ASYNC122  # an invalid time must change nothing
+        await self._generations.restart(reason, patience)
 
     async def drain(self, *, timeout: float = 60) -> None:  # noqa: ASYNC109  # how long open turns may take, not this call
         """Admit no more prompts, and wait until open turns have ended. Call this before ending the program.
@@ -90,8 +92,12 @@ class Supervisor:
 
         Args:
             timeout: How long to wait, in seconds. The next program continues turns that are still open then.
+
+        Raises:
+            ValueError: The time is negative or NaN; prompts are still admitted.
         """
-        await self._generations.drain(timeout)
+        patience = trio.move_on_after(timeout)  # noqa: ASYNC122  # an invalid time must change nothing
+        await self._generations.drain(patience)
 
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.

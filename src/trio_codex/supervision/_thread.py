@@ -10,7 +10,7 @@ import trio
 from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, is_loss
 from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
-from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
+from trio_codex.supervision._prompt import CONTINUE, Prompt, check_storable, digest_of, key_of, message_of
 from trio_codex.supervision._rule import CallbackFailed, OpenThread, Send
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._spending import total_of
@@ -42,6 +42,7 @@ class SupervisedThread:
     def __init__(self, generations: Generations, name: str, options: ThreadStartOptions) -> None:
         if not name:
             raise ValueError("a thread needs a name that is not empty")
+        check_storable("the name of a thread", name)
         if options.get("ephemeral"):
             raise ValueError("an ephemeral thread ends with its server: leave out ephemeral=True")
         if options.get("history_mode") not in (None, "paginated"):
@@ -322,9 +323,11 @@ class SupervisedThread:
             it; ``"lost"`` if :meth:`run` would raise ``HistoryLost``; otherwise how it ended.
 
         Raises:
+            ValueError: The key contains a lone surrogate.
             CodexError: As for any request.
         """
         self._check_open()
+        check_storable("a key", key)
         row = self._journal.key(self.name, key)
         if row is None or key == self._running:
             await trio.lowlevel.checkpoint()

@@ -59,11 +59,11 @@ class Turnstile:
             self._loners -= 1
         self._waiting.unpark_all()
 
-    async def close(self, patience: float) -> None:
-        """Admit no turn until :meth:`reopen`. Wait until none is open, or for ``patience`` seconds."""
+    async def close(self, patience: trio.CancelScope) -> None:
+        """Admit no turn until :meth:`reopen`. Wait until none is open, or until the scope is cancelled."""
         self.drains += 1
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(patience):  # noqa: ASYNC912  # there may be nothing to wait for
+        with patience:  # there may be nothing to wait for
             while self.inside:
                 await self._waiting.park()
 

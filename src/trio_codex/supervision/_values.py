@@ -36,8 +36,11 @@ class Backoff:
         """Return the delay before a restart, by its number, starting at 1."""
         if number <= 1:
             return min(self.first, self.maximum)
-        # Bound the exponent, because a large one overflows a float.
-        return float(min(self.maximum, self.then * self.factor ** min(number - 2, 64)))
+        delay = float(self.then)
+        # A product that is too large is infinite, but such a power raises OverflowError.
+        for _ in range(min(number - 2, 64)):
+            delay *= self.factor
+        return min(self.maximum, delay)
 
 
 @attrs.frozen(kw_only=True)
