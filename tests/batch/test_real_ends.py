@@ -1,6 +1,7 @@
 """How attempts, tasks and batches end on the real server, and how they are cleaned up."""
 
 import sqlite3
+import time
 from contextlib import closing
 
 import pytest
@@ -339,3 +340,16 @@ async def test_tokens_are_counted_once_across_server_crashes(on_death, tokens):
 
         outcomes = await on.run(some(1), solve, on_death=on_death)
         assert (outcomes["t0"].status, outcomes["t0"].usage.total_tokens) == ("ok", tokens)
+
+
+async def test_time_in_which_the_program_is_blocked_does_not_count_as_time_of_a_task():
+    async def solve(ctx):
+        async with ctx.thread.turn(ctx.task.prompt) as turn:
+            await trio.sleep(0.3)
+            time.sleep(2.5)  # noqa: ASYNC251  # deliberately
+            return (await turn.wait()).final_response
+
+    async with stage() as on:
+        outcomes = await on.run(some(1), solve, budget=BatchBudget(task_seconds=2))
+        assert outcomes["t0"].status == "ok"
+        assert outcomes["t0"].seconds < 2

@@ -137,7 +137,15 @@ async def test_a_process_tree_that_does_not_end_in_time_does_not_change_the_body
 
 
 async def test_an_unusable_home_is_refused_without_waiting_for_other_starts():
-    for home in ("/\0", "/\ud800"):
+    for home in ("/\0", "/\ud800", "/\udcff"):
         with pytest.raises(ValueError, match="an environment variable contains"):
             async with open_codex(CodexConfig(codex_home=home)):
                 raise AssertionError("the server was started")
+
+
+async def test_a_variable_that_is_not_utf8_is_refused_without_quoting_it():
+    for variable in ({"A": "\udcff secret"}, {"\udcff secret": "1"}):
+        with pytest.raises(ValueError, match="an environment variable contains") as caught:
+            async with open_codex(CodexConfig(env=variable)):
+                raise AssertionError("the server was started")
+        assert "secret" not in repr(caught.value)

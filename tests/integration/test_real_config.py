@@ -95,6 +95,20 @@ async def test_a_variable_can_be_removed_from_the_environment(monkeypatch):
             assert "MARK" not in await environment_of(codex)
 
 
+async def test_a_variable_that_is_not_utf8_prevents_no_command(monkeypatch):
+    monkeypatch.setenv("MARK", "1")
+    monkeypatch.setenv("ODD_VALUE", "\udcff")
+    monkeypatch.setenv("ODD_\udcff", "1")
+    async with offline_parts() as (config, _, _home):
+        for inherit in (True, ["MARK", "ODD_VALUE", "ODD_\udcff"]):
+            async with open_codex(
+                attrs.evolve(config, inherit_env=inherit, request_timeout=5, interrupt_grace=1)
+            ) as codex:
+                found = await environment_of(codex)
+            assert found["MARK"] == "1"
+            assert not any(name.startswith("ODD") for name in found)
+
+
 async def test_the_server_runs_in_its_cwd_and_stores_threads_in_its_home(tmp_path):
     async with offline_parts() as (config, model, home):
         elsewhere = tmp_path / "codex_home"

@@ -78,6 +78,15 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
     check_type("event_buffer", value, EventBuffer, "write EventBuffer(events=…, size=…)")
 
 
+def _is_utf8(text: str) -> bool:
+    """Return whether a text is UTF-8 for the system, which receives lone surrogates as other bytes."""
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
 def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Expand a leading ``~`` to a home directory. Return any other value unchanged."""
     try:
@@ -160,7 +169,7 @@ class CodexConfig(ClientConfig):
             configuration, a leading ``~`` is the home directory of this process.
         env: Overrides for the environment selected by ``inherit_env``; ``None`` as a value removes a variable.
         inherit_env: ``True`` for the whole environment of this process, ``False`` for none of it, or the names to
-            keep.
+            keep. A variable that is not valid UTF-8 is left out, because the server could not run any command with it.
         guard: Run the server under a guard process where possible: on Linux, with a Python interpreter to run the
             guard. Without a guard, a command that moved to its own session outlives the server once the command's
             parent has exited. Also, the server and its descendants outlive this program if SIGKILL kills it.
@@ -196,13 +205,21 @@ class CodexConfig(ClientConfig):
     stop_grace: float = attrs.field(default=5.0, validator=_number)
 
     def environment(self) -> dict[str, str]:
-        """Return the server's environment."""
+        """Return the server's environment.
+
+        Raises:
+            ValueError: A variable from ``env`` or ``codex_home`` is not valid UTF-8.
+        """
         if self.inherit_env is True:
             environment = dict(os.environ)
         elif self.inherit_env is False:
             environment = {}
         else:
             environment = {name: os.environ[name] for name in self.inherit_env if name in os.environ}
+        # The server panics on any other variable whenever it starts a command, and never answers (Q63).
+        environment = {
+            name: value for name, value in environment.items() if _is_utf8(name) and _is_utf8(value)
+        }
         if self.codex_home is not None:
             environment["CODEX_HOME"] = os.fspath(self.codex_home)
         for name, value in self.env.items():
@@ -210,6 +227,10 @@ class CodexConfig(ClientConfig):
                 environment.pop(name, None)
             else:
                 environment[name] = value
+        if not all(_is_utf8(name) and _is_utf8(value) for name, value in environment.items()):
+            raise ValueError(
+                "an environment variable contains bytes that are not UTF-8: the server could run no command with it"
+            )
         return environment
 
     def home(self) -> Path:

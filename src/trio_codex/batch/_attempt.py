@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio_codex import ThreadStartOptions
+    from trio_codex.batch._clock import BatchClock
     from trio_codex.batch._journal import Journal, Progress
     from trio_codex.batch._tasks import Task
     from trio_codex.batch._values import BatchBudget, Retry, Status
@@ -52,10 +54,14 @@ class Attempt:
         journal: The journal.
         task: The task.
         progress: The progress of the task.
+        clock: Measures and limits the time of the task.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, task: Task, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, journal: Journal, task: Task, progress: Progress, clock: BatchClock
+    ) -> None:
         self._plan = plan
+        self._clock = clock
         self._journal = journal
         self._task = task
         self._thread: TaskThread | None = None
@@ -90,11 +96,11 @@ class Attempt:
         """
         async with AsyncExitStack() as start:
             await start.enter_async_context(starts)
-            self._started = trio.current_time()
+            self._started = self._clock.now()
+            limit = self._plan.budget.task_seconds
+            rest = math.inf if limit is None else limit - self._before[0]
             try:
-                with trio.CancelScope() as limit:
-                    if self._plan.budget.task_seconds is not None:
-                        limit.deadline = self._started + self._plan.budget.task_seconds - self._before[0]
+                with self._clock.limit(self._started + rest):
                     return await self._solve(supervisor, start, scope)
             finally:
                 # Each turn has recorded its usage, and end() commits this record.
@@ -106,7 +112,7 @@ class Attempt:
         """Record the usage so far, so that it counts even if this program is killed."""
         seconds, usage = self._before
         if self._started is not None:
-            self.progress.seconds = seconds + trio.current_time() - self._started
+            self.progress.seconds = seconds + self._clock.now() - self._started
         used = None if self._thread is None else self._thread.usage
         self.progress.current = total_of(usage, used)
         self._journal.save(self._task, self.progress, late=late)

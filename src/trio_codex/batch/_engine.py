@@ -11,6 +11,7 @@ import trio
 from trio_codex import errors
 from trio_codex.batch._attempt import Attempt, thread_name
 from trio_codex.batch._brakes import Brakes, is_usage_limit, kind_of
+from trio_codex.batch._clock import BatchClock
 from trio_codex.batch._values import BatchStatus, is_joint
 from trio_codex.supervision._scope import choose, leaves_of
 
@@ -63,13 +64,14 @@ class Engine:
         self._statuses = Counter(statuses)
         self._running: dict[str, None] = {}
         self._brakes = Brakes(plan.retry)
+        self._clock = BatchClock()
         self._slots = trio.Semaphore(plan.turns)
         self._starts = trio.Semaphore(plan.starting)
         self._alone = trio.Lock()
         self._stopped = trio.Event()
         self._changed = trio.Event()
         self.problem: str | None = None
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self.is_over: bool = False
 
     @property
@@ -108,17 +110,31 @@ class Engine:
         try:
             await trio.lowlevel.checkpoint()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._clean_up_after_earlier_programs)
-                for _ in range(min(self._plan.turns, len(self._todo))):
-                    nursery.start_soon(self._work)
-        except BaseExceptionGroup as group:  # noqa: ASYNC103  # raised below, without the group as its context
-            self.failure = choose(None, leaves_of(group))
+                nursery.start_soon(self._clock.run)
+                try:
+                    error = await self._run_workers()
+                finally:
+                    self._clock.stop()
         finally:
             # Tasks outside the scope may wait for outcomes, too.
             self.is_over = True
             self._wake()
-        if self.failure is not None:
-            raise self.failure
+        if error is not None:
+            raise error
+
+    async def _run_workers(self) -> BaseException | None:
+        """Run the tasks. Return what ended them early, so that it can be raised without the group as its context."""
+        error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._clean_up_after_earlier_programs)
+                for _ in range(min(self._plan.turns, len(self._todo))):
+                    nursery.start_soon(self._work)
+        except BaseExceptionGroup as group:  # noqa: ASYNC103  # returned
+            error = choose(None, leaves_of(group))
+            # A cancellation or an exit request is not meant for tasks outside the scope.
+            self.failure = error if isinstance(error, Exception) else None
+        return error  # noqa: ASYNC910  # leaving the nursery was the checkpoint
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self) -> None:
@@ -130,7 +146,7 @@ class Engine:
         await trio.lowlevel.checkpoint()
         for outcome in self._journal.uncleaned():
             progress = self._journal.progress(outcome.task)
-            await Attempt(self._plan, self._journal, outcome.task, progress).clean_up(outcome)
+            await self._new_attempt(outcome.task, progress).clean_up(outcome)
 
     async def _complete(self, task: Task) -> None:
         """Run attempts at a task until it has an outcome, or the batch stops."""
@@ -167,10 +183,10 @@ class Engine:
         await trio.lowlevel.checkpoint()
         is_resumed = progress.state == "open"
         if progress.state == "over":
-            await Attempt(self._plan, self._journal, task, progress).clean_up(None)
+            await self._new_attempt(task, progress).clean_up(None)
         if not is_resumed:
             progress.attempt = self._new_number(task, progress)
-        attempt = Attempt(self._plan, self._journal, task, progress)
+        attempt = self._new_attempt(task, progress)
         outcome: Outcome | None = None
         async with self._servers.one() as supervisor:
             try:
@@ -194,6 +210,9 @@ class Engine:
                 if progress.state == "over":
                     await attempt.clean_up(outcome)  # noqa: ASYNC102  # shielded and bounded inside
         return outcome is not None
+
+    def _new_attempt(self, task: Task, progress: Progress) -> Attempt:
+        return Attempt(self._plan, self._journal, task, progress, self._clock)
 
     def _new_number(self, task: Task, progress: Progress) -> int:
         number = progress.attempt + 1

@@ -27,7 +27,8 @@ class BatchBudget:
 
     Attributes:
         task_tokens: Input and output tokens of a task. Beyond them, its outcome is ``over_budget``.
-        task_seconds: Seconds during which attempts of a task run. Beyond them, its outcome is ``timed_out``.
+        task_seconds: Seconds during which attempts of a task run, without those in which this program was blocked.
+            Beyond them, its outcome is ``timed_out``.
         task_turns: Turns of one attempt. Beyond them, its outcome is ``over_budget``.
         tokens: Tokens of all tasks. Beyond them, the batch stops with ``BatchStopped``.
         seconds: Seconds during which turns are open, summed over all turns. Beyond them, the batch stops.
