@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from faults.trees import KINDS, grown, tree_of
-from process.running_server import gone, until
+from process.running_server import gone, pause, until
 from trio_codex import CodexConfig, Sandbox, TurnStatus, errors, open_codex
 from trio_codex.testing import Command, Hang, MockModel, Response, Text, ToolCall, offline_home
 
@@ -50,12 +50,11 @@ async def cancel(codex, scope):
 
 
 async def stop_the_server(codex, scope):
-    os.kill(codex.pid, signal.SIGSTOP)
-    await trio.lowlevel.checkpoint()
+    await pause(codex.pid)
 
 
 async def stop_the_server_and_cancel(codex, scope):
-    os.kill(codex.pid, signal.SIGSTOP)
+    await pause(codex.pid)
     await cancel(codex, scope)
 
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from faults.observed_session import left_of
+from process.running_server import pause
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
@@ -80,7 +81,7 @@ async def test_a_turn_survives_a_pause_of_the_real_server(cell):
             async for piece in turn.text():
                 pieces.append(piece)
                 if len(pieces) == 1:
-                    os.kill(codex.pid, signal.SIGSTOP)
+                    await pause(codex.pid)
                     gate.open()
                     with trio.move_on_after(0.2) as scope:
                         await codex.models()
@@ -97,7 +98,7 @@ async def test_with_a_suspended_real_server_no_call_exceeds_its_timeout(cell):
         with trio.CancelScope() as scope:
             async with thread.turn("go") as turn:
                 async for _ in turn.text():
-                    os.kill(codex.pid, signal.SIGSTOP)
+                    await pause(codex.pid)
                     scope.cancel()
         assert turn.result.status is TurnStatus.lost
         death = await codex.wait_closed()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -24,6 +25,21 @@ def runs(pid):
     """Return whether the process exists and is not a zombie."""
     process = _guard.look_up(pid)
     return process is not None and not process.zombie
+
+
+async def pause(pid):
+    """Stop a process, and wait until none of its threads runs: SIGSTOP reaches those on other processors later."""
+
+    def is_stopped():
+        states = set()
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # this thread has ended
+                states.add(stat.read_text().rpartition(")")[2].split()[0])
+        return states == {"T"}
+
+    os.kill(pid, signal.SIGSTOP)
+    with trio.fail_after(5):
+        await until(is_stopped)
 
 
 async def run_here(function, **options):
