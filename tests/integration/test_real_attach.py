@@ -178,7 +178,7 @@ async def test_a_turn_requested_on_a_resumed_thread_ends_even_before_the_server_
             with offline_home(model) as home:
                 async with shared_server(home, "unix") as (url, _, _), attach_codex(url) as onlooker:
                     thread_ids = []
-                    for _ in range(10):
+                    for _ in range(5):
                         model.say("done")
                         thread = await onlooker.thread_start()
                         await thread.run("before")

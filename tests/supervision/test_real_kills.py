@@ -166,7 +166,7 @@ async def test_during_the_resume_and_during_the_rollback():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keep_killing, supervisor, random.Random(3), 0.0, 0.06)
                 await trio.lowlevel.checkpoint()
-                with trio.move_on_after(8):
+                with trio.move_on_after(4):
                     await thread.run("one", key="1")
                 nursery.cancel_scope.cancel()
             await thread.run("one", key="1")
