@@ -178,19 +178,26 @@ async def test_a_request_timeout_shorter_than_the_grace_does_not_end_the_retries
         await server.end_turn(status="interrupted")
 
 
-async def test_a_policys_cancel_interrupts_however_long_the_server_is_busy(autojump_clock, caplog):
+@asynccontextmanager
+async def cancelled_by_policy(**config):
+    """Open a client whose policy has just cancelled its turn; yields the server."""
+
     async def cancel(_):
         return policies.cancel()
 
-    config = CodexConfig(interrupt_grace=50, request_timeout=1)
     async with (
-        scripted(config, policy=Policy(permissions=cancel)) as (codex, server),
+        scripted(CodexConfig(**config), policy=Policy(permissions=cancel)) as (codex, server),
         trio.open_nursery() as nursery,
     ):
         thread = await codex.thread_start()
         nursery.start_soon(thread.run, "x")
         await server.accept_turn()
         await server.ask(0, "item/permissions/requestApproval")
+        yield server
+
+
+async def test_a_policys_cancel_interrupts_however_long_the_server_is_busy(autojump_clock, caplog):
+    async with cancelled_by_policy(interrupt_grace=50, request_timeout=1) as server:
         until = trio.current_time() + 20
         while trio.current_time() < until:
             await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
@@ -200,18 +207,7 @@ async def test_a_policys_cancel_interrupts_however_long_the_server_is_busy(autoj
 
 
 async def test_a_policys_cancel_that_a_busy_server_never_accepts_is_reported(autojump_clock, caplog):
-    async def cancel(_):
-        return policies.cancel()
-
-    config = CodexConfig(interrupt_grace=5)
-    async with (
-        scripted(config, policy=Policy(permissions=cancel)) as (codex, server),
-        trio.open_nursery() as nursery,
-    ):
-        thread = await codex.thread_start()
-        nursery.start_soon(thread.run, "x")
-        await server.accept_turn()
-        await server.ask(0, "item/permissions/requestApproval")
+    async with cancelled_by_policy(interrupt_grace=5) as server:
         until = trio.current_time() + 10
         while trio.current_time() < until:
             with trio.move_on_after(1):

@@ -1,5 +1,6 @@
 """Restart limits, checked against the examples in OTP's documentation, and limits on open turns."""
 
+import contextvars
 import math
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_codex import Attachment, Backoff, Restart, errors, open_supervisor
+from trio_codex.supervision import _generations
 from trio_codex.supervision._limit import RestartLimit
 from trio_codex.supervision._turnstile import Turnstile
 from trio_codex.testing import Kills, fake_codex
@@ -166,6 +168,18 @@ async def test_an_exclusive_turn_waits_for_open_turns_and_holds_back_later_ones(
         alone.set()
     assert log == ["a", "-a", "b", "-b", "c", "-c"]
     assert turnstile.alone is None
+
+
+def test_openers_left_in_a_context_do_not_add_up():
+    for _ in range(3):
+        # A face enters and exits a scope in a context of its own, and sets its variables in the context of the caller.
+        context, scope = contextvars.copy_context(), _generations.Generations.nesting(object())
+        context.run(scope.__enter__)
+        _generations._OPENER.set(context[_generations._OPENER])
+        context.run(scope.__exit__, None, None, None)
+    opener = _generations._OPENER.get()
+    assert opener is not None
+    assert opener.around is None
 
 
 async def test_two_exclusive_turns_are_never_open_at_the_same_time(autojump_clock):

@@ -215,9 +215,9 @@ class Router:
             self._forget_turn(state, turn)
             return
         turn.take(event, now)
-        if turn.reducer.children:
-            self._threads.adopt_children(turn)
         if event.method in REDUCED:
+            if turn.reducer.children:
+                self._threads.adopt_children(turn)
             self._threads.unknown.grow(thread_id, event.size)
 
     def on_oversize(self, notification: OversizeNotification) -> None:

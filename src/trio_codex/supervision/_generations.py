@@ -222,7 +222,11 @@ class Generations:
     @contextmanager
     def nesting(self) -> Generator[None]:
         """Admit turns started in the body, or in callbacks of the turn opened there, without waiting for that turn."""
-        opener = _Opener(self, _OPENER.get())
+        around = _OPENER.get()
+        while around is not None and not around.is_open:
+            # Scopes of a face exit in a context of their own, which leaves theirs in the context of the caller.
+            around = around.around
+        opener = _Opener(self, around)
         token = _OPENER.set(opener)
         try:
             yield
