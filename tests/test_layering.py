@@ -206,6 +206,19 @@ def test_there_are_no_threads_and_no_asyncio(imports):
             assert not runtimes & {name.split(".")[0] for name in names}, path
 
 
+def test_asserts_in_the_library_only_narrow_types():
+    """Python removes asserts under ``-O``, so the testing kit must not check anything with them."""
+    narrowing = re.compile(r"(not )?isinstance\(.*\)|.* is (not )?None|sys\.platform .*")
+    checks = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert)
+        if node.msg is not None or not narrowing.fullmatch(ast.unparse(node.test))
+    ]
+    assert checks == []
+
+
 def test_private_modules_used_by_tests_are_listed_with_a_reason():
     rows = re.findall(
         r"^\| (`[\w/.`, ]+`) \| (.+) \|$", (TESTS.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE

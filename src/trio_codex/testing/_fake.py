@@ -248,7 +248,8 @@ class FakeServer:
             AssertionError: The request has a different method.
         """
         asked = await self.expect_any()
-        assert asked.method == method, f"expected {method}, the client sent {asked.method} {asked.params}"
+        if asked.method != method:
+            raise AssertionError(f"expected {method}, the client sent {asked.method} {asked.params}")
         return asked
 
     async def expect_any(self) -> Asked:

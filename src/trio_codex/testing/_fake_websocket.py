@@ -179,7 +179,8 @@ class WebSocketStream(trio.abc.Stream):
         assert self.stream is not None
         while chunk := await self.stream.receive_some():
             self._protocol.receive_data(chunk)
-            assert self._protocol.parser_exc is None, "the client broke the protocol"
+            if self._protocol.parser_exc is not None:
+                raise AssertionError("the client broke the protocol") from self._protocol.parser_exc
             frames = [event for event in self._protocol.events_received() if isinstance(event, Frame)]
             self.frames += frames
             if frames:

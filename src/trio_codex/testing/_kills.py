@@ -101,9 +101,10 @@ class Kills:
         wrong = {
             text: (prompts[text], calls[text]) for text in texts if prompts[text] != 1 or calls[text] > 1
         }
-        assert not wrong, (
-            f"appearances in a context and model calls, per prompt: {wrong}; killed at: {', '.join(self.killed)}"
-        )
+        if wrong:
+            raise AssertionError(
+                f"appearances in a context and model calls, per prompt: {wrong}; killed at: {', '.join(self.killed)}"
+            )
 
 
 class _Generations(Generations):
