@@ -535,3 +535,39 @@ def test_log_messages_that_no_script_can_provoke(caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
     assert "SIGKILL" in caplog.text
     assert "tail" not in caplog.text
+
+
+async def test_a_request_repeated_because_of_overload_is_reported_as_sent_once(autojump_clock):
+    everything, stats = Everything(), StatsInstrument()
+    with trio.fail_after(60):
+        async with (
+            fake_codex(instruments=[everything, stats]) as (codex, server),
+            trio.open_nursery() as nursery,
+        ):
+            server.take_over("thread/list")
+
+            async def serve():
+                for _ in range(3):
+                    await (await server.expect("thread/list")).refuse("overloaded", -32001)
+                await (await server.expect("thread/list")).answer({"data": []})
+
+            nursery.start_soon(serve)
+            await codex.request("thread/list", {})
+            now = stats.snapshot()
+    assert (now.requests_waiting, now.requests_in_flight) == (0, 0)
+    assert [request.method for request in everything.of("request_sent")].count("thread/list") == 1
+
+
+async def test_lines_are_copied_only_for_instruments_that_receive_them(monkeypatch):
+    class Discarded(Instrument):
+        def line_discarded(self, connection, reason, size):
+            pass
+
+    emitted = []
+    emit = Instruments.emit
+    monkeypatch.setattr(
+        Instruments, "emit", lambda self, hook, *args: emitted.append(hook) or emit(self, hook, *args)
+    )
+    async with scripted(Discarded()) as (codex, _):
+        await codex.thread_start()
+    assert "frame_received" not in emitted

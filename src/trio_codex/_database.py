@@ -183,7 +183,7 @@ class Database:
             release(lock)
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Commit, and merge the write-ahead log if it is large."""
+        """Merge the write-ahead log if it is large, which also commits."""
         if self._writes < CHECK_EVERY:
             return
         self._writes = 0

@@ -1,9 +1,13 @@
 """Tasks, and the files they are read from."""
 
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 
+from trio_codex import Budget, TurnResult, TurnStatus, errors
 from trio_codex.batch import BatchBudget, EmptyDirectory, Retry, Task, open_batch, read_tasks
+from trio_codex.batch._context import TaskThread
 
 
 def test_tasks_are_read_from_json_lines(tmp_path):
@@ -95,6 +99,10 @@ def test_the_default_id_of_a_task_is_its_first_line_number(tmp_path):
         ([], {"keep": "some"}, "keep must be 'failed', 'all' or 'none', not 'some'"),
         ([], {"servers": 0}, "servers must be .*, not 0"),
         ([], {"servers": "per-thread"}, "servers must be .*, not 'per-thread'"),
+        ([], {"budget": Budget(tokens=1)}, r"budget expects BatchBudget\(…\), got Budget"),
+        ([], {"retry": 3}, r"retry expects Retry\(…\), got int"),
+        ([], {"restart": 5}, r"restart expects Restart\(…\), got int"),
+        ([], {"config": "x"}, r"config expects CodexConfig\(…\), got str"),
         ([], {"solve": "solve"}, "solve expects an async function, got str"),
         ([Task("a", "x", data=object())], {}, "not plain JSON"),
     ],
@@ -110,3 +118,27 @@ def test_settings_out_of_their_range_are_refused():
         with pytest.raises(ValueError, match="must be"):
             make()
     assert repr(EmptyDirectory()) == "EmptyDirectory()"
+
+
+async def test_an_interrupted_prompt_with_an_output_type_raises_as_in_other_threads():
+    class Interrupted:
+        async def wait(self):
+            await trio.lowlevel.checkpoint()
+            return TurnResult(id="turn", thread_id="thread", status=TurnStatus.interrupted)
+
+    class Supervised:
+        name = "a"
+
+        @asynccontextmanager
+        async def turn(self, *args, **options):
+            yield Interrupted()
+
+    async def start():
+        await trio.lowlevel.checkpoint()
+
+    thread = TaskThread(
+        Supervised(), {}, "raise", on_start=start, on_end=lambda: None, on_error=lambda exc: None
+    )
+    with pytest.raises(errors.OutputError, match="the turn was interrupted"):
+        await thread.run("x", output_type=int)
+    assert (await thread.run("x")).status == TurnStatus.interrupted

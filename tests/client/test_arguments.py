@@ -1,13 +1,26 @@
 """An argument of the wrong type raises a TypeError where it is passed; the message says what to write instead."""
 
+import errno
 import functools
+import os
 from unittest.mock import AsyncMock
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
-from trio_codex import Budget, CodexConfig, Policy, connect_codex, errors, open_codex, policies, tool
+from trio_codex import (
+    Budget,
+    ClientConfig,
+    CodexConfig,
+    Policy,
+    connect_codex,
+    errors,
+    open_codex,
+    policies,
+    tool,
+)
 from trio_codex.instruments import LogInstrument
 from trio_codex.policies import accept, allow_commands, first_of, logged, with_timeout
 from trio_codex.testing import fake_codex
@@ -194,6 +207,23 @@ async def test_a_method_a_nursery_and_a_stream_of_the_wrong_type_are_refused():
     async with trio.open_nursery() as nursery:
         with pytest.raises(TypeError, match="stream expects a Stream, got a str"):
             await connect_codex(nursery, "unix://codex.sock")
+
+
+@pytest.mark.parametrize("problem", ["environment", "descriptors"])
+async def test_a_connection_that_cannot_be_started_leaves_no_task_in_the_nursery(problem, monkeypatch):
+    def fail():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    config, expected = ClientConfig(), OSError
+    if problem == "environment":
+        config, expected = CodexConfig(env={"A": "\udcff"}), ValueError
+    else:
+        monkeypatch.setattr("trio_codex._api.loading.load", fail)
+    client_end, _ = trio.testing.memory_stream_pair()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(expected):
+                await connect_codex(nursery, client_end, config=config)
 
 
 # -- policies ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio_codex import Attachment, Backoff, Restart, errors, open_supervisor
 from trio_codex.supervision import _generations
 from trio_codex.supervision._limit import RestartLimit
+from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._turnstile import Turnstile
 from trio_codex.testing import Kills, fake_codex
 from trio_codex.testing._stored_server import StoredServer
@@ -235,3 +236,15 @@ async def test_a_drain_waits_for_open_turns_up_to_its_timeout_and_admits_nested_
         await trio.sleep(1)
         assert log == ["a", "b"]
         never.set()
+
+
+async def test_an_exception_that_is_falsy_is_passed_on_by_the_scope_of_a_supervised_turn():
+    class Falsy(Exception):
+        def __len__(self):
+            return 0
+
+    left = []
+    with pytest.raises(Falsy):
+        async with with_task(trio.sleep_forever, left.append):
+            raise Falsy
+    assert [type(error) for error in left] == [Falsy]

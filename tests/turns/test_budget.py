@@ -367,3 +367,55 @@ async def test_the_total_is_computed_if_the_server_does_not_report_it():
     assert meter.tokens == 0
     meter.add(TokenUsage(input_tokens=3, output_tokens=4))
     assert meter.tokens == 7
+
+
+# -- budgets of several handles ---------------------------------------------------------------------------------------
+
+
+async def test_a_second_handles_budget_leaves_that_of_the_first_in_effect_on_an_open_turn():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        first = await codex.thread_start(budget=Budget(tokens=10))
+        nursery.start_soon(server.accept_turn)
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            async with first.turn("x"):
+                await codex.thread_resume("thread-1", budget=Budget(tokens=1000))
+                nursery.start_soon(interrupted, server)
+                await use(server, 500, 500)
+                await trio.sleep_forever()
+    assert (caught.value.limit, caught.value.allowed) == ("tokens", 10)
+
+
+@pytest.mark.parametrize("limit", [{"tokens": 100}, {"seconds": 5}])
+async def test_a_budget_of_a_handle_opened_during_a_turn_ends_that_turn(limit, autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        first = await codex.thread_start()
+        nursery.start_soon(server.accept_turn)
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            async with first.turn("x"):
+                await use(server, 400, 400)
+                await trio.sleep(60)
+                await codex.thread_resume("thread-1", budget=Budget(**limit))
+                nursery.start_soon(interrupted, server)
+                await use(server, 450, 50)
+                await trio.sleep(1)
+                await use(server, 600, 150)
+                await trio.sleep_forever()
+    assert caught.value.limit == next(iter(limit))
+    assert (caught.value.allowed, first.usage.total_tokens) == (*limit.values(), 600)
+
+
+async def test_the_budget_of_a_closed_handle_no_longer_applies():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        first = await codex.thread_start()
+        nursery.start_soon(server.accept_turn)
+        async with first.turn("x") as turn:
+            async with await codex.thread_resume("thread-1", budget=Budget(tokens=100, turns=1)):
+                pass
+            await use(server, 500, 500)
+            await server.end_turn()
+            assert (await turn.wait()).status == TurnStatus.completed
+        nursery.start_soon(server.accept_turn, "turn-2")
+        async with first.turn("y") as turn:
+            await server.end_turn("turn-2")
+            assert (await turn.wait()).status == TurnStatus.completed
+        assert first.usage.total_tokens == 500

@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from scripted_rejoin import ENDING, OPENED, record, settle, usage
+from scripted_rejoin import ENDING, OPENED, page, record, settle, usage
 from scripted_turns import COMMAND, QUESTION, accept_interrupt, scripted
 
 from trio_codex import Budget, Policy, errors, policies
@@ -119,3 +119,30 @@ async def test_leave_running_on_an_ephemeral_thread_is_refused_before_anything_i
         thread = await codex.thread_start(ephemeral=True)
         with pytest.raises(ValueError, match="ephemeral"):
             thread.turn("hi", leave_running=True)
+
+
+async def test_rejoining_with_a_handle_whose_scope_exits_meanwhile_raises(autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+
+        async def resume():
+            stale = {**OPENED, "initialTurnsPage": page(record("turn-9", "interrupted"))}
+            await (await server.expect("thread/resume")).answer(stale)
+
+        nursery.start_soon(resume)
+        thread = await codex.thread_resume("thread-1")
+        raised = []
+
+        async def rejoin():
+            try:
+                async with thread.rejoin():
+                    raised.append(None)
+            except errors.CodexError as exc:
+                raised.append(type(exc))
+
+        nursery.start_soon(rejoin)
+        await settle()
+        await thread.__aexit__(None, None, None)
+        await server.start_turn("turn-9")
+        await trio.sleep(1)
+        assert raised == [errors.ThreadClosed]

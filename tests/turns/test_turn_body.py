@@ -166,3 +166,23 @@ async def test_input_that_cannot_be_encoded_is_refused_before_anything_is_sent()
             await thread.run([3])
         assert server.unexpected() == []
         await run_one(thread, server)
+
+
+class Falsy(Exception):
+    def __len__(self):
+        return 0
+
+
+async def test_an_exception_that_is_falsy_leaves_the_scope_of_a_turn():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(server.accept_turn)
+
+        async def end():
+            await (await server.expect("turn/interrupt")).answer({})
+            await server.end_turn(status="interrupted")
+
+        with pytest.raises(Falsy):
+            async with thread.turn("x"):
+                nursery.start_soon(end)
+                raise Falsy

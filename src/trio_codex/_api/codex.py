@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import trio
 
 from trio_codex import wire
-from trio_codex._api import thread_requests as _opening
+from trio_codex._api import thread_requests
 from trio_codex._api.history import items_of, threads_of, turns_of
 from trio_codex._api.liveness import wait_unresponsive
 from trio_codex._api.login import start_login
@@ -119,7 +119,7 @@ class Codex:
         ``trio_codex/unknownServerRequest``.
 
         Raises:
-            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer``, and gets no more.
             ConnectionBroken: While iterating: the connection ended.
         """
         self._session.connection.check_open()
@@ -267,7 +267,7 @@ class Codex:
             TypeError: An option has the wrong type, or a tool has no valid schema; nothing was sent.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
-        return await open_thread(self._session, _opening.start(self._session, options))
+        return await open_thread(self._session, thread_requests.start(self._session, options))
 
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Reopen a stored thread, including one created by another process.
@@ -289,7 +289,7 @@ class Codex:
             TypeError: As in :meth:`thread_start`.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
-        return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
+        return await open_thread(self._session, thread_requests.resume(self._session, thread_id, options))
 
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another one.
@@ -307,7 +307,7 @@ class Codex:
             TypeError: As in :meth:`thread_start`.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
-        return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
+        return await open_thread(self._session, thread_requests.fork(self._session, thread_id, options))
 
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
@@ -388,7 +388,7 @@ class Codex:
         """
         # Report invalid options before sending the first request.
         resume_params(thread_id, options, self._session.server.absolute)
-        _opening.own_tools(self._session, options)
+        thread_requests.own_tools(self._session, options)
         await self._session.server.request("thread/unarchive", {"threadId": thread_id})
         # An unarchived thread is only on disk, and the server would reject a turn until it is resumed (PROTOCOL Q16).
         return await self.thread_resume(thread_id, **options)

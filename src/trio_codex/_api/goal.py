@@ -144,7 +144,7 @@ async def open_goal(
     state.check_free()
     body = ScopeGuard()
     session.meter.check_something_left()
-    state.meter.check_something_left()
+    state.meters.check_something_left()
     goal = GoalState(session, state, thread, body, policy)
     # Reserve the thread before the first await: another task may be about to start a turn.
     state.sequence = goal

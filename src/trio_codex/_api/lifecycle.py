@@ -169,16 +169,16 @@ class ClientLifecycle:
         from trio_codex._api.loading import load
 
         config = self._config
-        if isinstance(config, CodexConfig):
-            paths = PathBase.now(config.cwd, config.environment().get("HOME"))
-        else:
-            paths = PathBase.now(None, os.environ.get("HOME"))
-        services.start_service(self._timeouts.watch)
-        load()
         self._hint = LINES_HINT
         self._channel = channel
-        session = self._attach(services, channel, paths)
         try:
+            if isinstance(config, CodexConfig):
+                paths = PathBase.now(config.cwd, config.environment().get("HOME"))
+            else:
+                paths = PathBase.now(None, os.environ.get("HOME"))
+            services.start_service(self._timeouts.watch)
+            load()
+            session = self._attach(services, channel, paths)
             with self._timeouts.move_on_after(config.start_timeout):
                 await self._shake_hands(session)
                 return session
@@ -223,7 +223,7 @@ class ClientLifecycle:
         turns = session.threads.left_behind()
         try:
             if turns and not isinstance(reason, ConnectionClosed):
-                await self._end_left(services, session, paths, redial, turns)
+                await self._end_left(services, paths, redial, turns)
         finally:
             if self._rescued is not None:
                 self._rescued.set()
@@ -231,7 +231,6 @@ class ClientLifecycle:
     async def _end_left(
         self,
         services: Services,
-        session: Session,
         paths: PathBase,
         redial: Callable[[], Awaitable[Channel]],
         turns: list[LeftTurn],

@@ -10,7 +10,7 @@ from trio_codex import wire
 from trio_codex._core.json import parse_object, string_of
 from trio_codex._core.log import logger
 from trio_codex._session.logins import mcp_key
-from trio_codex._session.server import decode_result, keep_raw
+from trio_codex._session.server import decode_result
 from trio_codex.errors import DecodeError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ async def start_login(
 
     raw: msgspec.Raw | None = None
     try:
-        answer = raw = await session.server.acquire(method, params, undo, keep_raw)
+        answer = raw = await session.server.acquire(method, params, undo)
         return _handle(session, news, decode_result(method, answer))
     except RemoteProtocolError:
         # Not a cancellation point, and bounded internally.

@@ -50,7 +50,7 @@ async def rejoin_turn(
     state.check_open(thread)
     if state.is_mute:
         raise ThreadClosed(state.id)
-    turn = await find_turn(session, state)
+    turn = await find_turn(session, state, thread)
     body = ScopeGuard()
     events = session.subscription()
     events.put(gap(turn))
@@ -60,7 +60,7 @@ async def rejoin_turn(
     if turn.ended.is_set():
         events.end()
     elif adopted:
-        meters = (turn.meter, state.meter, session.meter)
+        meters = (turn.meter, *state.meters, session.meter)
         tracker = BudgetTracker(meters, session.timeouts, body.fail, is_new=False)
         callbacks = CallbackGroup(body.fail, contextvars.copy_context())
         turn.adopt(TurnOwner(thread, events, callbacks, policy, turn.meter, tracker))

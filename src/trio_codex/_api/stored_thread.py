@@ -82,12 +82,20 @@ class StoredThread:
             self._session.threads.discard_if_unused(self._state)
 
     async def read(self, *, include_turns: bool = False) -> wire.Thread:
-        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line."""
+        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line.
+
+        Raises:
+            CodexError: As for any request.
+        """
         response: wire.ThreadReadResponse = await self._request("thread/read", includeTurns=include_turns)
         return response.thread
 
     async def set_name(self, name: str) -> None:
-        """Set the thread's name. The server rejects this before the first turn."""
+        """Set the thread's name. The server rejects this before the first turn.
+
+        Raises:
+            CodexError: As for any request.
+        """
         await self._request("thread/name/set", name=name)
 
     async def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
@@ -148,14 +156,22 @@ class StoredThread:
     @property
     def usage(self) -> TokenUsage | None:
         """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
-        return self._state.meter.usage
+        return self._state.meters.usage
 
     async def archive(self) -> None:
-        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings."""
+        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
+
+        Raises:
+            CodexError: As for any request.
+        """
         await self._request("thread/archive")
 
     async def delete(self) -> None:
-        """Delete the thread permanently. The server ends its open turn."""
+        """Delete the thread permanently. The server ends its open turn.
+
+        Raises:
+            CodexError: As for any request.
+        """
         await self._request("thread/delete")
 
     async def unsubscribe(self) -> None:

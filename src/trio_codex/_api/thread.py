@@ -431,7 +431,7 @@ class Thread(StoredThread):
         await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._is_open:
             return
-        self._state.handles = tuple(handle for handle in self._state.handles if handle is not self)
+        self._state.remove(self)
         try:
             if self._session.connection.close_reason is None:
                 # Shielded and bounded internally.

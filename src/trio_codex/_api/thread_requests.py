@@ -17,7 +17,7 @@ from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.left_behind import LOOK_SECONDS
 from trio_codex._session.pending import PendingHandle
-from trio_codex._session.server import keep_raw, parse_result
+from trio_codex._session.server import parse_result
 from trio_codex._session.snapshot import newest_turn
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
@@ -181,7 +181,7 @@ async def _open(
             state = session.threads.thread(pending.thread_id)
             while state.unsubscribed is not None:
                 await state.unsubscribed.wait()
-        raw: msgspec.Raw = await session.server.acquire(method, params, undo, keep_raw)
+        raw = await session.server.acquire(method, params, undo)
         answer = raw
         plain = parse_result(method, raw)
         response: Response = _convert.decode_result(method, plain)

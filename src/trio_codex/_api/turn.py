@@ -275,7 +275,7 @@ async def open_turn(
     body = ScopeGuard()
     # Check the budgets before the turn is reported to instruments, because it may not be allowed to start.
     meter = Meter("turn", budget)
-    budget_tracker = BudgetTracker((meter, state.meter, session.meter), session.timeouts, body.fail)
+    budget_tracker = BudgetTracker((meter, *state.meters, session.meter), session.timeouts, body.fail)
     events = session.subscription()
     callbacks = CallbackGroup(body.fail, contextvars.copy_context())
     turn = TurnState(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from trio_codex import wire
-from trio_codex._session.server import decode_result, keep_raw
+from trio_codex._session.server import decode_result
 from trio_codex.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
     try:
         params = wire.FsWatchParams(path=path, watch_id=watch_id)
         try:
-            raw = await session.server.acquire("fs/watch", params, stop, keep_raw)
+            raw = await session.server.acquire("fs/watch", params, stop)
             response: wire.FsWatchResponse = decode_result("fs/watch", raw)
         except RemoteProtocolError:
             # Not a cancellation point, and bounded internally.

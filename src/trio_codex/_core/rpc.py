@@ -123,7 +123,7 @@ class RpcState(Generic[T]):
         self._next_id = 1
         self._pending: dict[RequestId, _Pending[T]] = {}
         self._abandoned: dict[RequestId, T] = {}
-        self._server_requests: dict[RequestId, str] = {}
+        self._server_requests: set[RequestId] = set()
         self._closed = False
         self.junk: Counter[JunkKind] = Counter()
         """Number of lines that were not usable, by kind."""
@@ -196,7 +196,9 @@ class RpcState(Generic[T]):
 
     def withdraw(self, request_id: RequestId) -> bool:
         """Close a server request that the server has withdrawn; return whether it was open."""
-        return self._server_requests.pop(request_id, None) is not None
+        was_open = request_id in self._server_requests
+        self._server_requests.discard(request_id)
+        return was_open
 
     def close(self) -> list[T]:
         """Refuse further requests; return the tokens of pending ones. Idempotent."""
@@ -249,7 +251,7 @@ class RpcState(Generic[T]):
         if request_id not in self._server_requests:
             return None
         line = encode_message(message)
-        del self._server_requests[request_id]
+        self._server_requests.remove(request_id)
         return line
 
     def _classify(self, envelope: _Envelope, frame: Line) -> Message[T]:
@@ -268,7 +270,7 @@ class RpcState(Generic[T]):
     ) -> ServerRequest | Junk:
         if self._closed or request_id in self._server_requests:
             return self._note(JunkKind.DUPLICATE_REQUEST, head, size)
-        self._server_requests[request_id] = method
+        self._server_requests.add(request_id)
         return ServerRequest(request_id, method, params)
 
     def _settle(

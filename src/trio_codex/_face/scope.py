@@ -91,7 +91,7 @@ class HeldScope(OpenScope):
 
     def _finish(self, error: BaseException | None) -> None:
         self.ended_early = self.entered.done and not self._left.is_set()
-        self.entered.finish(error=error or ConnectionClosed())
+        self.entered.finish(error=ConnectionClosed() if error is None else error)
         self.exited.finish(error=error)
         if self.ended_early and (on_ended_early := self.on_ended_early) is not None:
             on_ended_early()

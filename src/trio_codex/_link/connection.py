@@ -376,6 +376,8 @@ class Connection:
         instruments = self.instruments
         for frame in frames:
             if isinstance(frame, Line):
+                if "frame_received" not in instruments:
+                    continue
                 instruments.emit("frame_received", instruments.connection, bytes(frame))
             elif isinstance(frame, OversizeLine):
                 instruments.emit(

@@ -189,6 +189,9 @@ class RequestWatch:
         return record
 
     def sent(self, record: RequestRecord) -> None:
+        """Report that a request is being written, unless it is repeated because the server was overloaded."""
+        if record.sent_at is not None:
+            return
         record.sent_at = trio.current_time()
         self._instruments.emit("request_sent", record)
 

@@ -167,7 +167,7 @@ class ServerProcess(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the server and all its descendants. Does nothing once it has exited."""
+        """Kill the server and all its descendants. Once it has exited, kill those that remain."""
 
     @abstractmethod
     def abandon(self) -> None:

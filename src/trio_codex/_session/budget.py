@@ -18,7 +18,7 @@ from trio_codex._values.usage import TokenUsage, plus
 from trio_codex.errors import BudgetExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from trio_codex._link.timeouts import Timeout, Timeouts
 
@@ -124,6 +124,45 @@ class Meter:
         )
 
 
+class ThreadMeters:
+    """The meters of a thread: one for its usage, and one for the budget of each open handle.
+
+    A budget counts from when its handle was opened, including the rest of a turn that was already open.
+    """
+
+    def __init__(self) -> None:
+        self._meters: dict[object, Meter] = {None: Meter("thread")}
+
+    def __iter__(self) -> Iterator[Meter]:
+        return iter(self._meters.values())
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used since this client opened the thread."""
+        return self._meters[None].usage
+
+    def add(self, usage: TokenUsage) -> None:
+        for meter in self:
+            meter.add(usage)
+
+    def check_something_left(self) -> None:
+        """Raise ``BudgetExceeded`` if a budget is used up."""
+        for meter in self:
+            meter.check_something_left()
+
+    def limit(self, handle: object, budget: Budget, tracker: BudgetTracker | None) -> None:
+        """Apply the budget of a handle, also to the open turn with this tracker."""
+        meter = self._meters[handle] = Meter("thread", budget)
+        if tracker is not None:
+            tracker.join(meter, is_new=False)
+
+    def release(self, handle: object, tracker: BudgetTracker | None) -> None:
+        """Drop the budget of a handle, if it has one."""
+        meter = self._meters.pop(handle, None)
+        if meter is not None and tracker is not None:
+            tracker.leave(meter)
+
+
 class BudgetTracker:
     """Tracks one turn in several meters, from its start to its end. Raises ``BudgetExceeded`` if one is used up.
 
@@ -138,25 +177,35 @@ class BudgetTracker:
 
     def __init__(
         self,
-        meters: Sequence[Meter],
+        meters: Iterable[Meter],
         timeouts: Timeouts,
         stop: Callable[[BudgetExceeded], None],
         *,
         is_new: bool = True,
     ) -> None:
+        meters = tuple(meters)
         for meter in meters:
             meter.check_something_left(is_new=is_new)
-        self._meters = meters
         self._timeouts = timeouts
         self._stop: Callable[[BudgetExceeded], None] | None = stop
-        on_exceeded, now = self._on_exceeded, trio.current_time()
+        # With the timeout of each one that limits seconds.
+        self._meters: dict[Meter, Timeout | None] = {}
         for meter in meters:
-            meter.open(on_exceeded, now, is_new=is_new)
-        timed = [meter for meter in meters if meter.budget.seconds is not None]
-        first_up = min(timed, key=lambda meter: meter.seconds_left, default=None)
-        self._timeout: Timeout | None = None
-        if first_up is not None:
-            self._timeout = timeouts.start(first_up.seconds_left, partial(self._on_time_up, first_up))
+            self.join(meter, is_new=is_new)
+
+    def join(self, meter: Meter, *, is_new: bool) -> None:
+        """Track the turn in another meter from now on."""
+        timeout = None
+        meter.open(self._on_exceeded, trio.current_time(), is_new=is_new)
+        if meter.budget.seconds is not None:
+            timeout = self._timeouts.start(meter.seconds_left, partial(self._on_time_up, meter))
+        self._meters[meter] = timeout
+
+    def leave(self, meter: Meter) -> None:
+        """Stop tracking the turn in a meter."""
+        if (timeout := self._meters.pop(meter)) is not None:
+            self._timeouts.end(timeout)
+        meter.close(self._on_exceeded, trio.current_time())
 
     def never_started(self) -> None:
         """Record that the server rejected the turn, so that it is not counted."""
@@ -164,12 +213,9 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        if self._timeout is not None:
-            # The scope may stay open much longer, but that time does not count.
-            self._timeouts.end(self._timeout)
-        now = trio.current_time()
-        for meter in self._meters:
-            meter.close(self._on_exceeded, now)
+        """Record the end of the turn. Its scope may stay open much longer, but that time does not count."""
+        for meter in list(self._meters):
+            self.leave(meter)
 
     def _on_time_up(self, meter: Meter) -> None:
         self._on_exceeded(meter.exceeded("seconds"))

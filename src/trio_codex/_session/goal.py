@@ -111,7 +111,7 @@ class GoalState(TurnSequence, EventSink):
         meter = Meter("turn")
         budget_tracker = None
         try:
-            meters = (meter, thread.meter, session.meter)
+            meters = (meter, *thread.meters, session.meter)
             budget_tracker = BudgetTracker(meters, session.timeouts, self._body.fail)
         except BudgetExceeded as exc:
             # The server has already started the turn. Ending the goal ends it.
@@ -332,6 +332,3 @@ class _GoalTurnSink(EventSink):
     def end(self, error: Callable[[], Exception] | None = None) -> None:
         turn = self._goal.turns[-1]
         self._goal.lose(turn.loss)
-
-    def release(self) -> None:
-        """Do nothing: the buffer is shared, so the turn must not release it."""

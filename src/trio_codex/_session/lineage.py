@@ -42,8 +42,8 @@ def charge(thread: ThreadState, turn: TurnState | None, used: TokenUsage) -> Non
     """Add tokens to the meters of a turn, its thread, and every turn and thread that the thread works for."""
     if turn is not None:
         turn.meter.add(used)
-    thread.meter.add(used)
+    thread.meters.add(used)
     for parent in thread.parents():
         parent.meter.add(used)
         parent.agents_usage = plus(parent.agents_usage, used)
-        parent.thread.meter.add(used)
+        parent.thread.meters.add(used)

@@ -82,7 +82,7 @@ class Listeners:
         for method in methods:
             self._by_method.setdefault(method, []).append(listener)
 
-    def unlisten(self, subscription: EventSink) -> None:
+    def unlisten(self, subscription: Subscription[Event]) -> None:
         """Undo :meth:`listen` and :meth:`attach`."""
         subscription.release()
         if subscription in self._to_all:

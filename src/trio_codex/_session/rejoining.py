@@ -27,11 +27,17 @@ def gap(turn: TurnState) -> Event:
     return Event(GAP_METHOD, json, len(json))
 
 
-async def find_turn(session: Session, thread: ThreadState) -> TurnState:
+async def find_turn(session: Session, thread: ThreadState, handle: object) -> TurnState:
     """Return the turn that runs on a thread, or the latest one if it has ended since the thread was opened.
+
+    Args:
+        session: The client.
+        thread: The thread.
+        handle: Its handle, whose scope may exit meanwhile.
 
     Raises:
         NoTurnRuns: There is none.
+        ThreadClosed: The scope of the handle has exited.
         CodexError: As for any request.
     """
     await trio.lowlevel.checkpoint()
@@ -39,12 +45,16 @@ async def find_turn(session: Session, thread: ThreadState) -> TurnState:
         if thread.turn is not None or thread.starting_turn_id is None:
             break
         await session.connection.sleep(LOOK_SECONDS)
+        # A refresh would open the thread again.
+        thread.check_open(handle)
         await session.history.refresh(thread)
+        thread.check_open(handle)
     turn = thread.turn or thread.ended_turn
     if turn is None:
         raise NoTurnRuns(thread.id)
     if turn.is_partial and turn.ended.is_set():
         await session.history.complete(turn)
+        thread.check_open(handle)
     return turn
 
 

@@ -70,7 +70,9 @@ class ScopeGuard:
             failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
             for failure in self._failures
         ]
-        chosen = self._exit_request or self._error or next(iter(failures), None)
+        # An exception may be falsy, if its class has a length.
+        raised = [exc for exc in (self._exit_request, self._error, *failures) if exc is not None]
+        chosen = next(iter(raised), None)
         if chosen is None:
             if loss is not None:
                 raise loss

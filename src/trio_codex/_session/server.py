@@ -228,27 +228,26 @@ class Server:
         self,
         method: str,
         params: wire.Wire,
-        undo: Callable[[Any], Awaitable[object]],
-        decode: Callable[[str, msgspec.Raw], Any] | None = None,
-    ) -> Any:
-        """Send a request that creates something on the server. If the caller is cancelled, it is undone.
+        undo: Callable[[msgspec.Raw], Awaitable[object]],
+    ) -> msgspec.Raw:
+        """Send a request that creates something on the server, and return the raw result. If cancelled, undo it.
+
+        Raw, because it can be undone even if the result cannot be structured.
 
         Args:
             method: The method.
             params: The parameters.
             undo: Removes what was created, given the result. Called if the caller was cancelled after sending.
-            decode: Converts the raw response to the result; the default is :func:`decode_result`.
 
         Raises:
             CodexError: As in :meth:`request`.
         """
-        decode = decode or decode_result
         call = await self.begin(method, params)
         answer = None
         timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout
         try:
             answer = await call.answer_within(timeout)
-            return decode(method, answer)
+            return answer
         except RpcError:
             # The server responded with an error, so there is nothing to undo.
             answer = msgspec.Raw()
@@ -257,19 +256,14 @@ class Server:
             # Do not check ``call.answered``: the response may arrive after the cancellation but before this task runs.
             if answer is None and not call.take_back():
                 # Shielded and bounded internally.
-                await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
+                await self.services.finish(self._undo_late, call, undo)  # noqa: ASYNC102
 
-    async def _undo_late(
-        self,
-        call: Call,
-        undo: Callable[[Any], Awaitable[object]],
-        decode: Callable[[str, msgspec.Raw], Any],
-    ) -> None:
+    async def _undo_late(self, call: Call, undo: Callable[[msgspec.Raw], Awaitable[object]]) -> None:
         await trio.lowlevel.checkpoint()
         grace = self.config.interrupt_grace
         with self.timeouts.move_on_after(grace), suppress(CodexError):
             # If the request failed or the connection ended, there is nothing to undo.
-            await undo(decode(call.method, await call.answer()))
+            await undo(await call.answer())
             return
         if self.connection.close_reason is None and not call.answered:
             logger.warning(
@@ -297,11 +291,6 @@ def parse_result(method: str, raw: msgspec.Raw) -> Any:
         return _parse(raw)
     except UNREADABLE as exc:
         raise DecodeError(method, "$", str(exc)) from None
-
-
-def keep_raw(_: str, raw: msgspec.Raw) -> msgspec.Raw:
-    """Return a result as it is, to undo the request even if the result cannot be structured."""
-    return raw
 
 
 def decode_result(method: str, raw: msgspec.Raw) -> Any:

@@ -14,7 +14,7 @@ import trio
 from trio_codex._core.json import Json, list_of, object_of, parse_object, string_of
 from trio_codex._core.secrets import NO_SECRETS
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
-from trio_codex._session.budget import Meter
+from trio_codex._session.budget import Meter, ThreadMeters
 from trio_codex._session.turn_machine import Phase, TurnMachine
 from trio_codex._values.turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
 from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
@@ -338,7 +338,7 @@ class ThreadState:
         cwd: Its working directory, as last reported.
         flags: What the server is waiting for on this thread, such as ``waitingOnApproval``.
         held_requests: The number of its requests that a callback of this client is handling.
-        meter: Counts the resources used by its turns and by the agents they spawn.
+        meters: Count the resources used by its turns and by the agents they spawn.
         handles: The handles of this client for it.
         pending: The handles whose requests to resume it are in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
@@ -367,7 +367,7 @@ class ThreadState:
         self.cwd: str | None = None
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0
-        self.meter: Meter = Meter("thread")
+        self.meters: ThreadMeters = ThreadMeters()
         self.handles: tuple[object, ...] = ()
         self.pending: tuple[PendingHandle, ...] = ()
         self.is_mute: bool = False
@@ -439,13 +439,19 @@ class ThreadState:
         if pending.tools is not None or not self.handles:
             self._tools = pending.tools
         if pending.budget is not None:
-            self.meter = Meter("thread", pending.budget)
+            tracker = None if self.turn is None else self.turn.budget_tracker
+            self.meters.limit(handle, pending.budget, tracker)
         self.cwd = cwd
         self.is_unloaded = self.is_left_open = self.is_uncleaned = False
         if not pending.is_overtaken:
             self.is_mute = False
         self.ended_turn = None
         self.handles += (handle,)
+
+    def remove(self, handle: object) -> None:
+        """Remove a handle whose scope exits. Its budget no longer applies."""
+        self.handles = tuple(each for each in self.handles if each is not handle)
+        self.meters.release(handle, None if self.turn is None else self.turn.budget_tracker)
 
     def dismiss(self, pending: PendingHandle) -> None:
         """Undo :meth:`expect`."""

@@ -70,8 +70,8 @@ class Threads:
 
     def open_turns(self) -> list[TurnState]:
         """Return the open turns that end with scopes of this client, except those in a sequence."""
-        idle = (state.turn for state in self._threads.values() if state.sequence is None)
-        return [turn for turn in idle if turn is not None and turn.ends_with_scope]
+        turns = (state.turn for state in self._threads.values() if state.sequence is None)
+        return [turn for turn in turns if turn is not None and turn.ends_with_scope]
 
     def open_sequences(self) -> list[TurnSequence]:
         return [state.sequence for state in self._threads.values() if state.sequence is not None]

@@ -26,10 +26,6 @@ class EventSink(Protocol):
         """Handle the end of the stream. After an abnormal end, ``error`` creates the exception to raise."""
         return
 
-    def release(self) -> None:
-        """Discard buffered events and ignore later ones, because they will not be read."""
-        return
-
 
 class SelectedEvents(EventSink):
     """Passes the events with some methods on to a consumer.
@@ -51,7 +47,3 @@ class SelectedEvents(EventSink):
     def end(self, error: Callable[[], Exception] | None = None) -> None:
         """End the consumer's stream."""
         self._sink.end(error)
-
-    def release(self) -> None:
-        """Release the consumer."""
-        self._sink.release()

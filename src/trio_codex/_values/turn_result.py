@@ -149,11 +149,6 @@ class TurnReducer:
         """How the turn ended; ``lost`` until the outcome is fixed."""
         return TurnStatus.lost if self._status is None else self._status
 
-    @property
-    def ended(self) -> bool:
-        """Whether the outcome is fixed."""
-        return self._status is not None
-
     def result(
         self,
         turn_id: str,

@@ -202,7 +202,13 @@ async def open_batch(
     for name in ("budget", "cwd", "ephemeral"):
         if name in options:
             raise ValueError(f"thread_options cannot have {name!r}: the batch chooses it for each attempt")
-    config, budget, solve = config or CodexConfig(), budget or BatchBudget(), solve or solve_prompt
+    config = CodexConfig() if config is None else config
+    budget, solve = BatchBudget() if budget is None else budget, solve or solve_prompt
+    for name, value, expected in (
+        ("config", config, CodexConfig), ("budget", budget, BatchBudget), ("retry", retry, Retry), ("restart", restart, Restart)
+    ):  # fmt: skip
+        if not isinstance(value, expected):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
+            raise TypeError(f"{name} expects {expected.__name__}(…), got {type(value).__name__}")
     config = with_absolute_paths(config)
     tools = tuple(tools)
     settings = {

@@ -98,6 +98,8 @@ class TaskThread:
             result = await turn.wait()
         if result.status == TurnStatus.failed:
             raise errors.TurnFailed(result)
+        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
+            raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
         return result
 
     @asynccontextmanager

@@ -94,7 +94,7 @@ class Outcome:
     """
 
     task: Task
-    status: Literal["ok", "failed", "timed_out", "over_budget", "quarantined"]
+    status: Status
     value: Any = attrs.field(default=None, repr=False)
     error: str | None = None
     usage: TokenUsage | None = None

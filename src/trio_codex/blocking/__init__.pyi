@@ -151,7 +151,7 @@ class Codex:
         ``trio_codex/unknownServerRequest``.
 
         Raises:
-            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer``, and gets no more.
             ConnectionBroken: While iterating: the connection ended.
         """
     def wait_closed(self) -> CodexError:
@@ -977,9 +977,17 @@ class Thread:
             ConnectionBroken: While iterating: the connection ended.
         """
     def read(self, *, include_turns: bool = False) -> wire.Thread:
-        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line."""
+        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line.
+
+        Raises:
+            CodexError: As for any request.
+        """
     def set_name(self, name: str) -> None:
-        """Set the thread's name. The server rejects this before the first turn."""
+        """Set the thread's name. The server rejects this before the first turn.
+
+        Raises:
+            CodexError: As for any request.
+        """
     def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
         """Change the settings of later turns without starting one (experimental).
 
@@ -1023,9 +1031,17 @@ class Thread:
     def usage(self) -> TokenUsage | None:
         """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
     def archive(self) -> None:
-        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings."""
+        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
+
+        Raises:
+            CodexError: As for any request.
+        """
     def delete(self) -> None:
-        """Delete the thread permanently. The server ends its open turn."""
+        """Delete the thread permanently. The server ends its open turn.
+
+        Raises:
+            CodexError: As for any request.
+        """
     def unsubscribe(self) -> None:
         """Stop receiving events of the thread.
 
@@ -5466,7 +5482,11 @@ class SupervisedTurn:
             CodexError: As in :meth:`~trio_codex.Turn.steer`.
         """
     def interrupt(self) -> None:
-        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
+        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation.
+
+        Raises:
+            CodexError: As there, except for a lost connection.
+        """
     def give_up(self) -> None:
         """Record that the scope has exited, even if the end of the prompt is unknown."""
 

@@ -158,7 +158,7 @@ class ThreadClosed(CodexError):
 
 @error_class
 class PolicyError(CodexError):
-    """A policy callback raised, or returned something that is not a decision. The request was denied.
+    """A policy callback raised, or returned something that is not a decision. A request that was still open was denied.
 
     Attributes:
         method: The server request it was called for.
@@ -169,7 +169,7 @@ class PolicyError(CodexError):
     problem: str
 
     def __str__(self) -> str:
-        return f"the policy for {self.method} failed, so the request was denied: {self.problem}"
+        return f"the policy for {self.method} failed: {self.problem}"
 
 
 @error_class

@@ -233,8 +233,7 @@ class Instrument:
     def request_trace(self, request: RequestRecord) -> Mapping[str, str] | None:
         """Return the W3C trace context (``traceparent``, ``tracestate``) to send with a request.
 
-        Called in the requesting task, after :meth:`request_queued`, once there is a slot in the window. The first
-        instrument that returns one wins.
+        Called in the requesting task, after :meth:`request_queued`. The first instrument that returns one wins.
         """
 
     def request_sent(self, request: RequestRecord) -> None:

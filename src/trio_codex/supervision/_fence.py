@@ -1,4 +1,4 @@
-"""Open a thread in a new generation: fence it, pause its goal, and check its tail.
+"""Open a thread in a new generation: pause its goal, fence it, and check its tail.
 
 No decision may depend on a read without a fence. The resume is the fence: a second server cannot resume the thread
 while the first one has it, even if the first one is stopped.

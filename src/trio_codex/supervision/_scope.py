@@ -47,7 +47,8 @@ async def with_task(
             try:
                 # A failed task cancels the body, and leave() then receives the task's exception.
                 if leave is not None:
-                    leave(body_error or next(iter(others), None))
+                    # An exception may be falsy, if its class has a length.
+                    leave(next(iter(others), None) if body_error is None else body_error)
             finally:
                 shield.cancel()
     except BaseException as exc:  # noqa: ASYNC103  # split, and raised below

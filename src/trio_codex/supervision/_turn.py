@@ -127,7 +127,11 @@ class SupervisedTurn:
         await self._part.steer(value)
 
     async def interrupt(self) -> None:
-        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation."""
+        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation.
+
+        Raises:
+            CodexError: As there, except for a lost connection.
+        """
         self._prompt.is_stopped = True
         await trio.lowlevel.checkpoint()
         if self._part is not None:

@@ -10,9 +10,11 @@ import socket
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
+
+from trio_codex._core.exceptions import leaves_of
 
 if TYPE_CHECKING:
     from hypercorn.config import Config
@@ -69,7 +71,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
                 _drop_connections(address)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: ASYNC103  # raised below, outside this handler
-            errors += _leaves(error)
+            errors += leaves_of(error)
     chosen = _choose(body_error, errors)
     try:
         if chosen is not None:
@@ -148,15 +150,8 @@ def _sockets() -> list[int]:
     return found
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
-
-
 def _is_cancellation(error: BaseException) -> bool:
-    return all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
+    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
 def _choose(body_error: BaseException | None, errors: list[BaseException]) -> BaseException | None:
