@@ -367,3 +367,13 @@ def test_all_logging_goes_through_safe_logger():
         and "SafeLogger(" not in path.read_text()
     }
     assert bare == set()
+
+
+def test_text_files_are_read_and_written_in_a_given_encoding():
+    """Otherwise the user's locale decides, and Python can be made to warn."""
+    takes = {"read_text": 1, "write_text": 2}  # arguments, with the encoding
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and (name := getattr(node.func, "attr", "")) in takes:
+                has_encoding = any(keyword.arg == "encoding" for keyword in node.keywords)
+                assert has_encoding or len(node.args) >= takes[name], f"{path}:{node.lineno}"

@@ -221,6 +221,12 @@ class Terminal:
         """Type text."""
         await self._stream.send_all(text.encode())
 
+    def is_normal(self):
+        """Whether the terminal is as a program expects it: it echoes, edits lines, and shows its cursor."""
+        mode = termios.tcgetattr(self._stream.fileno())[3]
+        echoes = bool(mode & termios.ICANON and mode & termios.ECHO)
+        return echoes and self._bytes.rfind(b"\x1b[?25h") >= self._bytes.rfind(b"\x1b[?25l")
+
     async def end(self):
         """Wait for the process to exit, and return its status."""
         while await self._more():
@@ -242,11 +248,11 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def on_terminal(*args, home, columns=120):
-    """Start the command on a terminal."""
+async def on_terminal(*args, home, columns=120, command=None):
+    """Start the command, or another one, on a terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    process = Process([*map(str, args)], home=home, terminal=slave, COLUMNS=columns)
+    process = Process([*map(str, args)], home=home, command=command, terminal=slave, COLUMNS=columns)
     os.close(slave)
     terminal = Terminal(master, process)
     try:

@@ -3,12 +3,11 @@
 import os
 import signal
 import sys
-import termios
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from cli_driver import on_terminal, processes_with, rest, run_cli, started_cli
+from cli_driver import COMMAND, on_terminal, processes_with, rest, run_cli, started_cli
 from test_cli_run import ADD_NOTES, is_server
 
 from trio_codex import CodexConfig, errors
@@ -101,11 +100,61 @@ async def test_ctrl_c_interrupts_the_turn_then_clears_the_line_then_quits(model,
         await terminal.expect("press Ctrl-C again or Ctrl-D to quit")
         await terminal.send("\x03")
         assert await terminal.end() == 0
-        mode = termios.tcgetattr(terminal._stream.fileno())[3]
-        assert mode & termios.ICANON
-        assert mode & termios.ECHO
+        assert terminal.is_normal()
     assert "Traceback" not in terminal.seen
     assert processes_with(home.codex_home) == []
+
+
+async def test_ctrl_z_gives_the_terminal_to_the_shell_and_the_chat_continues_where_it_was(model, home):
+    model.say("hello")
+    shell = ["/bin/sh", "-c", 'set -m; "$@"; echo stopped; read -r line; fg', "sh", *COMMAND]
+    async with on_terminal("chat", home=home, command=shell) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Say ")
+        await terminal.expect("» Say")
+        await terminal.send("\x1a")
+        await terminal.expect("stopped\n")
+        assert terminal.is_normal()
+        await terminal.send("\n")
+        await terminal.expect("» Say")
+        assert not terminal.is_normal()
+        await terminal.send("hello.\n")
+        await terminal.expect("tokens: ")
+        await terminal.send("\x04")
+        assert await terminal.end() == 0
+        assert terminal.is_normal()
+    assert model.requests[0].last_user_text == "Say hello."
+
+
+async def test_ctrl_z_is_ignored_where_no_shell_could_continue_the_chat(home):
+    async with chatting(home) as terminal:
+        await terminal.send("\x1a")
+        await terminal.send("typed")
+        await terminal.expect("» typed")
+
+
+async def test_ctrl_z_at_a_question_leaves_the_terminal_as_it_is(model, home):
+    model.run_command("touch x.txt", escalate="I want to")
+    model.say("So be it.")
+    async with chatting(home) as terminal:
+        await terminal.send("Make x.\n")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("\x1an\n")
+        await terminal.expect("So be it.")
+        await terminal.send("\x04")
+        assert await terminal.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_that_ends_the_chat_restores_the_terminal(model, home, number):
+    model.hang("Counting")
+    async with chatting(home) as terminal:
+        await begin_to_count(terminal)
+        terminal.process.send_signal(number)
+        assert await terminal.end() == -number
+        assert terminal.is_normal()
+    await model.requests[0].closed.wait()
+    assert "Traceback" not in terminal.seen
 
 
 async def test_the_end_of_input_during_a_turn_interrupts_it_and_quits(model, home):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from cli_driver import processes_with, read_until, rest, run_cli, started_cli
+from cli_driver import COMMAND, processes_with, read_until, rest, run_cli, started_cli
 
 from trio_codex.cli._offline_model import ANSWER
 from trio_codex.testing import Command, Gate, Reasoning, Text, write_offline_home
@@ -253,6 +253,47 @@ async def test_ctrl_c_interrupts_the_turn_on_the_server(model, home, mode):
     if mode:
         assert '"status": "interrupted"' in out.splitlines()[-1]
     assert processes_with(home.codex_home) == []
+
+
+@pytest.mark.parametrize("mode", [["--json"], []])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_that_ends_the_command_interrupts_the_turn_on_the_server(model, home, number, mode):
+    model.hang("Counting: ", "one")
+    async with started_cli("run", *mode, "Count.", home=home) as process:
+        [request] = await model.wait_for_requests(1)
+        process.send_signal(number)
+        process.send_signal(number)  # as `timeout` does, and a terminal that closes
+        await request.closed.wait()
+        err = await rest(process.stderr)
+    assert process.returncode == -number
+    assert "Traceback" not in err
+    [rollout] = (home.codex_home / "sessions").rglob("*.jsonl")
+    assert "turn_aborted" in rollout.read_text()
+    assert processes_with(home.codex_home) == []
+
+
+async def test_a_signal_that_the_command_inherits_as_ignored_does_not_end_it(model, home):
+    gate = Gate()
+    model.respond(Text("Counting: ", gate, "one"))
+    nohup = ["sh", "-c", 'trap "" HUP TERM; exec "$@"', "sh", *COMMAND]
+    async with started_cli("run", "Count.", home=home, command=nohup) as process:
+        await model.wait_for_requests(1)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        gate.open()
+        out = await rest(process.stdout)
+    assert (process.returncode, out) == (0, "Counting: one\n")
+
+
+async def test_a_later_signal_ends_a_command_whose_output_is_not_read(model, home):
+    model.say(*(["x" * 4096] * 64))
+    async with started_cli("run", "--json", "Fill the pipe.", home=home) as process:
+        await read_until(process.stdout, "item/agentMessage/delta")
+        await trio.sleep(1)  # noqa: ASYNC110  # nothing reports that the command is blocked
+        process.send_signal(signal.SIGTERM)
+        await trio.sleep(1.1)  # a later one
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
 
 
 async def test_a_server_crash_during_a_turn_is_reported_on_one_line_with_a_lost_result(model, home):

@@ -133,6 +133,14 @@ async def test_a_codex_home_that_does_not_exist(tmp_path):
 
 
 @pytest.mark.real
+async def test_a_codex_home_that_cannot_be_written():
+    error = await fails_to_start(CodexConfig(codex_home="/proc"))  # not even by root
+    assert error.returncode == 1
+    assert "write" in error.hint
+    assert "codex_home" in error.hint
+
+
+@pytest.mark.real
 async def test_a_broken_configuration_fails_the_first_thread():
     with trio.fail_after(10):
         async with MockModel() as model:

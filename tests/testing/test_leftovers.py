@@ -10,6 +10,9 @@ import trio
 
 from trio_codex.testing import assert_nothing_left
 
+NAMED = "open('/proc/self/comm', 'wb').write(b'caf\\xe9'); print(flush=True); input()"
+"""A process whose name is not UTF-8."""
+
 
 @pytest.fixture
 def release():
@@ -45,6 +48,16 @@ def test_ending_things_get_a_grace_period_and_ignored_ones_may_stay(release):
         thread.start()
     release.set()
     thread.join()
+
+
+def test_a_process_with_any_bytes_in_its_name_is_found():
+    with pytest.raises(AssertionError, match=r"process \d+ \(caf\\xe9\)"):  # noqa: SIM117
+        with assert_nothing_left(ignore=["descriptor *"], grace=0.05):
+            process = subprocess.Popen(
+                [sys.executable, "-c", NAMED], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            process.stdout.readline()
+    process.communicate(b"\n")
 
 
 def test_processes_that_end_during_the_inventory_are_ignored():

@@ -63,6 +63,10 @@ FLUSH_SECONDS: Final = 0.5
 _HINTS: Final = (
     (r"CODEX_HOME", "Create that directory, or set codex_home to one that exists."),
     (
+        r"failed to initialize (sqlite )?state runtime",
+        "Check that this user may write to that directory and that its disk is not full, or set codex_home to another.",
+    ),
+    (
         r"approval_policy|config\.toml|unknown configuration",
         "Correct config.toml in the CODEX_HOME of this server.",
     ),

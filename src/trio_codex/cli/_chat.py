@@ -156,9 +156,12 @@ class Chat:
             CodexError: There is no such thread.
         """
         failure: Exception | None = None
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
+        heeded = [signal.SIGINT]
+        if self._typed is not None and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            heeded.append(signal.SIGTSTP)
+        with trio.open_signal_receiver(*heeded) as signals:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._heed_ctrl_c, signals)
+                self._nursery.start_soon(self._heed_keys, signals)
                 self._nursery.start_soon(self._heed_the_end)
                 if self._typed is not None:
                     self._typed.status = self._waiting
@@ -175,9 +178,12 @@ class Chat:
 
     # -- background tasks --------------------------------------------------------------------------------------
 
-    async def _heed_ctrl_c(self, signals: AsyncIterator[int]) -> None:
-        async for _ in signals:
-            self._step_scope.cancel()
+    async def _heed_keys(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == signal.SIGINT:
+                self._step_scope.cancel()
+            elif self._typed is not None:
+                self._typed.suspend()
 
     async def _heed_the_end(self) -> None:
         self._lost = await self._codex.wait_closed()

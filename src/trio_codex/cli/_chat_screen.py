@@ -1,7 +1,7 @@
 """The terminal of a chat: output scrolls above, and input stays in the last row. One reader, without a thread.
 
 While a line is edited, the terminal's echo and line editing are off, and the row is redrawn with every output. A
-question temporarily restores the terminal's normal mode.
+question and Ctrl-Z temporarily restore the terminal's normal mode.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -175,6 +176,18 @@ class ChatScreen(Screen):
                     yield
                 finally:
                     self._take()
+
+    def suspend(self) -> None:
+        """Stop the program on Ctrl-Z, and return when it continues. Meanwhile the terminal is the shell's."""
+        is_taken = self._region is not None  # a question has given it back already
+        if is_taken:
+            self._give_back()
+        # With the default action, because the system ignores the signal if no shell could continue the program.
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
+        if is_taken:
+            self._take()
 
     def _take(self) -> None:
         import termios

@@ -311,7 +311,7 @@ async def _gone(pid: int) -> None:
 
 def _pid_in(path: Path) -> int:
     """Return the process id in a file; 0 while it is incomplete."""
-    text = path.read_text() if path.exists() else ""
+    text = path.read_text("ascii") if path.exists() else ""
     return int(text) if text.endswith("\n") else 0
 
 

@@ -46,7 +46,7 @@ def _started(pid: int) -> str:
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
 
@@ -54,7 +54,7 @@ def _boot() -> str:
 def oom_kills() -> int:
     """Return how many processes the kernel has killed because memory ran out; 0 if unknown."""
     with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        for line in Path("/proc/vmstat").read_text("ascii").splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0

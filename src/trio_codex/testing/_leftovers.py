@@ -158,7 +158,7 @@ def _descendants() -> Iterator[str]:
         pid = todo.pop()
         for thread in _entries(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):  # it has exited in the meantime
-                children = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+                children = Path(f"/proc/{pid}/task/{thread}/children").read_text("ascii").split()
                 todo += children
                 yield from (f"process {child} ({_command(child)})" for child in children)
 
@@ -172,6 +172,8 @@ def _entries(directory: str) -> list[str]:
 
 def _command(pid: str) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")[0]
+        # A process may have any bytes in its name.
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "backslashreplace")
+        return stat.partition("(")[2].rpartition(")")[0]
     except OSError:
         return "ended"
