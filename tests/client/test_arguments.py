@@ -138,6 +138,38 @@ async def test_the_config_of_a_thread_is_a_mapping():
         assert (await codex.thread_start(config={"model_verbosity": "low"})).id
 
 
+async def test_a_path_may_be_bytes():
+    class Path:
+        def __fspath__(self):
+            return b"/b"
+
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            server.take_over("thread/start")
+
+            @nursery.start_soon
+            async def _():
+                await codex.thread_start(cwd=b"/a", runtime_workspace_roots=[b"/a", Path()])
+                await codex.thread_list(cwd=[b"/a", Path()])
+                await codex.thread_list(cwd=b"/a")
+                with pytest.raises(errors.InvalidRequestError):
+                    async with codex.exec([b"ls", Path()], cwd=Path()):
+                        pass
+
+            asked = await server.expect("thread/start")
+            assert asked.params["cwd"] == "/a"
+            assert asked.params["runtimeWorkspaceRoots"] == ["/a", "/b"]
+            await asked.answer(server._defaults["thread/resume"])
+            for expected in (["/a", "/b"], "/a"):
+                asked = await server.expect("thread/list")
+                assert asked.params["cwd"] == expected
+                await asked.answer()
+            asked = await server.expect("command/exec")
+            assert (asked.params["command"], asked.params["cwd"]) == (["ls", "/b"], "/b")
+            await (await server.expect("command/exec/write")).refuse("no such process")
+            await asked.refuse("no")
+
+
 async def test_a_review_or_a_goal_is_not_started_with_an_argument_of_the_wrong_type():
     async with fake_codex() as (codex, server):
         thread = await codex.thread_start()

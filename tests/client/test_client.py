@@ -91,8 +91,20 @@ async def test_an_invalid_result_is_reported_with_its_path():
         (lambda codex: codex.thread_start(), "thread/start", "thread/delete", "thread-1"),
         (lambda codex: codex.thread_resume("thread-1"), "thread/resume", "thread/unsubscribe", "thread-1"),
         (lambda codex: codex.thread_fork("thread-1"), "thread/fork", "thread/delete", "thread-2"),
+        (
+            lambda codex: codex.thread_start(ephemeral=True),
+            "thread/start",
+            "thread/unsubscribe",
+            "thread-1",
+        ),
+        (
+            lambda codex: codex.thread_fork("thread-1", ephemeral=True),
+            "thread/fork",
+            "thread/unsubscribe",
+            "thread-2",
+        ),
     ],
-    ids=["start", "resume", "fork"],
+    ids=["start", "resume", "fork", "ephemeral start", "ephemeral fork"],
 )
 async def test_opening_a_thread_is_undone_if_cancelled(opening, method, undo, thread_id):
     async with scripted() as (codex, server), trio.open_nursery() as nursery:

@@ -76,6 +76,23 @@ async def test_a_review_left_early_is_interrupted_by_the_announced_id():
     assert server.unexpected() == []
 
 
+async def test_a_review_that_ends_before_it_is_answered_is_complete():
+    async with scripted() as (thread, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            async with thread.review() as turn:
+                result = await turn.wait()
+            assert (result.id, result.final_response) == ("turn-a", "it is fine")
+
+        asked = await server.expect("review/start")
+        await start(server, "turn-b", "turn-a")
+        await server.item("completed", {"type": "agentMessage", "id": "1", "text": "it is fine"}, "turn-a")
+        await server.end_turn("turn-a")
+        turn = {"id": "turn-a", "items": [], "status": "inProgress"}
+        await asked.answer({"turn": turn, "reviewThreadId": "thread-1"})
+
+
 async def test_a_review_started_by_a_plain_request_blocks_its_thread_until_it_ends():
     async with scripted() as (thread, server):
         await start(server, "turn-b", "turn-a")

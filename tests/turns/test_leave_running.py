@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from scripted_rejoin import ENDING, OPENED, page, record, settle, usage
+from scripted_rejoin import ENDING, OPENED, page, record, resumed, settle, usage
 from scripted_turns import COMMAND, QUESTION, accept_interrupt, scripted
 
 from trio_codex import Budget, Policy, errors, policies
@@ -146,3 +146,48 @@ async def test_rejoining_with_a_handle_whose_scope_exits_meanwhile_raises(autoju
         await server.start_turn("turn-9")
         await trio.sleep(1)
         assert raised == [errors.ThreadClosed]
+
+
+SPAWN = {
+    "type": "collabAgentToolCall", "id": "i1", "tool": "spawnAgent", "status": "completed", "senderThreadId": "thread-1",
+    "receiverThreadIds": ["agent"], "agentsStates": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("turn_id", ["turn-1", "turn-2"])
+async def test_an_agent_follows_its_thread_when_that_is_closed_and_opened_again(turn_id):
+    async def allow(_):
+        await trio.lowlevel.checkpoint()
+        return policies.accept()
+
+    policy = Policy(command=allow)
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            await server.accept_turn()
+            await server.item("completed", SPAWN)
+            await server.start_turn("a1", "agent")
+
+        async with await codex.thread_start() as thread, thread.turn("hi", leave_running=True):
+            await settle()
+        if turn_id == "turn-1":
+            thread = await resumed(codex, server, SPAWN)
+            server.give("thread/turns/list", page(record(items=[SPAWN])))
+            scope = thread.rejoin(policy=policy)
+        else:
+            thread = await codex.thread_resume("thread-1")
+            scope = thread.turn("again", policy=policy)
+
+            @nursery.start_soon
+            async def _():
+                await server.accept_turn("turn-2")
+                await server.item("completed", {**SPAWN, "tool": "sendInput"}, "turn-2")
+
+        async with scope:
+            await settle()
+            await server.ask(1, COMMAND, {**QUESTION, "threadId": "agent", "turnId": "a1"})
+            assert await server.answer_to(1) == {"decision": "accept"}
+            await server.end_turn("a1", "agent")
+            await server.end_turn(turn_id)
+            await settle()

@@ -84,7 +84,7 @@ class Turn:
 
     def goes_by(self, turn_id, past):
         if self.id is None:
-            return turn_id not in past and self.active in (None, turn_id)
+            return turn_id not in past and (self.active is None or turn_id in (self.active, self.root))
         return turn_id in (self.id, self.active, self.root)
 
 

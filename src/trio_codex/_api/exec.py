@@ -267,9 +267,9 @@ def exec_params(
     if size is not None and not tty:
         raise ValueError("size requires tty=True")
     return wire.CommandExecParams(
-        command=[os.fspath(part) for part in as_tuple(argv)],
+        command=[os.fsdecode(part) for part in as_tuple(argv)],
         process_id=f"process-{session.server.next_number()}",
-        cwd=None if cwd is None else os.fspath(cwd),
+        cwd=None if cwd is None else os.fsdecode(cwd),
         disable_output_cap=True,
         disable_timeout=True,
         env=env,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
 
 from trio_codex import wire
 from trio_codex._core.arguments import as_tuple, check_positive, check_type, described
@@ -361,9 +361,8 @@ def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -
     members = _given(filters, ThreadFilters, "a list of threads")
     cwd = members.pop("cwd", None)
     if cwd is not None:
-        members["cwd"] = (
-            os.fspath(cwd) if isinstance(cwd, str | os.PathLike) else [os.fspath(one) for one in cwd]
-        )
+        is_one = isinstance(cwd, str | bytes | os.PathLike)
+        members["cwd"] = os.fsdecode(cast("str", cwd)) if is_one else [os.fsdecode(one) for one in cwd]
     return wire.ThreadListParams(cursor=cursor, limit=limit, **members)
 
 
@@ -421,7 +420,8 @@ def _given(
     for name in ("policy", "tools", "idle_limit", "budget"):
         members.pop(name, None)
     if known is not ThreadFilters and (cwd := members.get("cwd")) is not None:
-        members["cwd"] = os.fspath(cwd)
+        # A path may be bytes, which JSON would turn into Base64.
+        members["cwd"] = os.fsdecode(cwd)
     # The server resolves a relative `cwd` itself but rejects relative workspace roots.
     if (roots := members.get("runtime_workspace_roots")) is not None:
         members["runtime_workspace_roots"] = [absolute(root) for root in as_tuple(roots)]

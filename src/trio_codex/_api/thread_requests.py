@@ -65,11 +65,11 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
 
 async def start(session: Session, options: ThreadStartOptions) -> Opened:
-    """Start a thread with the client's tools and its own. If undone, delete it."""
+    """Start a thread with the client's tools and its own. If undone, remove it."""
     own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
     params = start_params({**options, "dynamic_tools": tools or None}, session.server.absolute)
-    return await _open(session, "thread/start", params, _pending(None, options, own), "thread/delete")
+    return await _open(session, "thread/start", params, _pending(None, options, own), _removal(options))
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
@@ -95,10 +95,10 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
-    """Start a thread with the history of another. If undone, delete it."""
+    """Start a thread with the history of another. If undone, remove it."""
     own = own_tools(session, options)
     params = fork_params(thread_id, options, session.server.absolute)
-    return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
+    return await _open(session, "thread/fork", params, _pending(None, options, own), _removal(options))
 
 
 async def unsubscribe(session: Session, state: ThreadState) -> None:
@@ -145,6 +145,11 @@ async def _unsubscribe(state: ThreadState, send: Callable[[], Awaitable[object]]
 
 def _pending(thread_id: str | None, options: ThreadOptions, own: Toolbox) -> PendingHandle:
     return PendingHandle(thread_id, options.get("policy"), own, options.get("budget"))
+
+
+def _removal(options: ThreadStartOptions | ThreadForkOptions) -> str:
+    """Return the method that removes a new thread. The server deletes only stored threads (Q64)."""
+    return "thread/unsubscribe" if options.get("ephemeral") else "thread/delete"
 
 
 @trio.lowlevel.enable_ki_protection

@@ -76,7 +76,7 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
         turn.has_parked = False
     for agent_id in [each for each in turn.reducer.children if each not in seen]:
         agent = session.threads.thread(agent_id)
-        agent.parent = agent.parent or turn
+        session.threads.adopt(agent, turn)
         if agent.turn is None and turn.is_partial:
             try:
                 await session.history.refresh(agent, was_unsubscribed=True)

@@ -157,7 +157,8 @@ class TurnState:
         """
         machine = self.machine
         if machine.id is None:
-            return machine.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
+            known = machine.active_id is None or machine.goes_by(turn_id)
+            return known and turn_id not in self.thread.past_turn_ids
         return machine.goes_by(turn_id)
 
     def adopt(self, owner: TurnOwner) -> None:

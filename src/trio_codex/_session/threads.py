@@ -107,9 +107,16 @@ class Threads:
         before = len(self._threads)
         for child_id in turn.reducer.children:
             child = self.thread(child_id)
-            if child.parent is None and child is not turn.thread:
-                child.parent = turn
+            if child is not turn.thread:
+                self.adopt(child, turn)
         self.unknown.grow(turn.thread.id, THREAD_BYTES * (len(self._threads) - before))
+
+    def adopt(self, child: ThreadState, turn: TurnState) -> None:
+        """Link the thread of an agent to a turn, unless another turn spawned it."""
+        parent = child.parent
+        # If the parent's thread was closed while a turn was left running on it, and opened again, it has a new state.
+        if parent is None or (parent.thread.id == turn.thread.id and parent.thread is not turn.thread):
+            child.parent = turn
 
     def was_left(self, turn_id: str) -> bool:
         """Return whether this client left a turn with this id early, or interrupted it."""

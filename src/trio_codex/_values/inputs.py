@@ -171,7 +171,7 @@ def _wire_item(item: str | InputItem, absolute: AbsolutePath) -> wire.UserInput:
 
 
 def _unless_url(path: str | os.PathLike[str], absolute: AbsolutePath) -> str:
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     return text if "://" in text else absolute(text)
 
 

@@ -13,7 +13,7 @@ def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
     Raises:
         ValueError: The home directory is unknown.
     """
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     if home and (text == "~" or text.startswith("~" + os.sep)):
         return home + text[1:]
     expanded = os.path.expanduser(text)
