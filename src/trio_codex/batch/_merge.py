@@ -63,7 +63,9 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
     """
     target = directory_of(into)
     if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
-        raise errors.JournalError(str(target), "exists, and is not an empty directory", "Choose a new directory.")
+        raise errors.JournalError(
+            str(target), "exists, and is not an empty directory", "Choose a new directory."
+        )
     shards = [_Shard(directory_of(out)) for out in outs]
     if not shards:
         raise ValueError("there are no shards to merge")
