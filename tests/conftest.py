@@ -166,6 +166,33 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
+def dated_certificate(certificate, tmp_path):
+    """Return a function that issues a certificate for a period, and returns the SSL contexts of its server and clients."""
+    directory = tmp_path / "dated"
+    directory.mkdir()
+    (directory / "index").touch()
+    (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    (directory / "settings").write_text(
+        f"[ca]\ndefault_ca=it\n[it]\ndatabase={directory}/index\nrand_serial=yes\nnew_certs_dir={directory}\n"
+        "default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n"
+    )
+
+    def issue(begins, ends):
+        request, path, key = directory / "request.pem", directory / "certificate.pem", certificate[1]
+        for command in (
+            ["req", "-new", "-key", key, "-subj", "/CN=localhost", "-out", request],
+            ["ca", "-batch", "-selfsign", "-config", directory / "settings", "-keyfile", key, "-in", request,
+             "-extfile", directory / "names", "-startdate", begins, "-enddate", ends, "-notext", "-out", path],
+        ):  # fmt: skip
+            subprocess.run(["openssl", *command], check=True, capture_output=True)
+        server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server_context.load_cert_chain(path, key)
+        return server_context, ssl.create_default_context(cafile=path)
+
+    return issue
+
+
+@pytest.fixture
 def server_context(certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)

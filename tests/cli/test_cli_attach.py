@@ -6,10 +6,13 @@ import socket
 import sys
 
 import pytest
+import trio
 from cli_driver import on_terminal, processes_with, run_cli, script
 
 from shared_server import TOKEN, shared_server
 from trio_codex.testing import offline_home
+from trio_codex.testing._fake import FakeServer
+from websocket_peer import accept, listening
 
 pytestmark = pytest.mark.real
 
@@ -87,6 +90,50 @@ async def test_doctor_examines_the_server_that_it_attaches_to(home):
         report = json.loads((await run_cli("doctor", "--attach", url, "--json", home=home)).out)
     assert report["ok"]
     assert report["findings"][0]["details"]["url"] == url
+
+
+async def test_the_query_of_the_url_which_may_contain_a_token_is_not_shown(model, home):
+    model.say("Hello.")
+    async with shared_server(home, "tcp") as (url, _, _):
+        secret = f"{url}/?token={TOKEN}"
+        for options in ([], ["--json"]):
+            ended = await run_cli("doctor", "--attach", secret, *options, home=home)
+            assert f"{url}/?" in ended.out
+            assert TOKEN not in ended.out + ended.err
+        async with on_terminal("chat", "--attach", secret, home=home, columns=200) as terminal:
+            await terminal.expect("/help")
+            await terminal.send("Hi.\n")
+            await terminal.expect("Hello.")
+            await terminal.send("/quit\n")
+            await terminal.expect(f"To continue later: trio-codex chat --attach '{url}/?…' --resume ")
+            assert await terminal.end() == 0
+
+
+@pytest.mark.parametrize("mode", [[], ["--json"]])
+async def test_a_turn_that_runs_out_of_time_and_cannot_be_interrupted_is_not_called_interrupted(mode, home):
+    interrupted = trio.Event()
+
+    async def serve(stream):
+        peer, _ = await accept(stream)
+        server = FakeServer(peer)
+        server.give("account/read", {"account": None, "requiresOpenaiAuth": False})
+        server.give("turn/start", {"turn": {"id": "turn-1", "items": [], "status": "inProgress"}})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve)
+            await server.expect("turn/interrupt")
+            interrupted.set()
+            nursery.cancel_scope.cancel()
+
+    async with listening(serve) as address:
+        command = ("run", "Hi.", "--timeout", "0.2", *mode, "--attach", f"ws://{address}")
+        ended = await run_cli(*command, home=home)
+    assert interrupted.is_set()
+    assert ended.status == 124
+    assert ended.err.splitlines()[-1] == (
+        "trio-codex: timed out after 0.2 s: the turn could not be interrupted, and may still be running"
+    )
+    if mode:
+        assert ended.events[-1]["result"]["status"] == "lost"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])

@@ -84,6 +84,12 @@ async def test_a_missing_ws_extra_is_named(monkeypatch):
         "wss://me:secret@host/",
         "ws://secret@127.0.0.1",
         "http://secret:secret@host/",
+        "ws://me:secret@hos\u2100t/",  # urlsplit() quotes the credentials
+        "ws://me:secret@[::1/",
+        "ws:me:secret@host",
+        "me:secret@host",
+        "secret@host:4500",
+        "//me:secret@host",
     ],
 )
 async def test_credentials_in_the_url_are_refused_and_not_shown(url, monkeypatch):
@@ -186,6 +192,18 @@ def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, n
     assert TOKEN not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["secret", "issuer", "audience"])
+def test_a_lone_surrogate_is_refused_at_construction_by_an_error_without_the_secret(name):
+    # As os.environ contains for a byte that is not UTF-8.
+    values = {"secret": TOKEN * 2, name: TOKEN * 2 + "\udcff"}
+    with pytest.raises(ValueError, match=name) as caught:
+        SignedBearer(values.pop("secret"), **values)
+    error = caught.value
+    while error is not None:
+        assert TOKEN not in repr(error)
+        error = error.__cause__ or error.__context__
+
+
 @pytest.mark.parametrize(
     "options",
     [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
@@ -208,6 +226,7 @@ def test_an_attachment_is_checked_at_construction_and_does_not_show_its_token():
         assert secret not in repr(attachment)
     assert TOKEN not in repr(Attachment(f"ws://127.0.0.1:4500/?token={TOKEN}"))
     assert "'unix:///what?'" in repr(Attachment("unix:///what?"))
+    assert "'UNIX:///what?'" in repr(Attachment("UNIX:///what?"))
     with pytest.raises(ValueError, match="auth=BearerToken") as caught:
         Attachment("ws://me:hidden@127.0.0.1")
     assert "hidden" not in str(caught.value)
@@ -271,6 +290,7 @@ async def test_a_path_that_is_too_long_for_a_socket_is_reported(tmp_path):
     error = await refusal(f"unix://{tmp_path}/{'x' * 200}")
     assert type(error) is errors.AttachError
     assert "too long" in error.problem
+    assert "shorter" in error.hint
 
 
 async def test_a_socket_without_permission_is_reported_with_its_owner():

@@ -1,6 +1,7 @@
 """Attaching to peers that refuse, are silent, disconnect or are not Codex servers, and to Codex servers with TLS."""
 
 import socket
+import ssl
 import traceback
 
 import pytest
@@ -55,12 +56,29 @@ async def test_the_refusal_of_an_http_server_is_reported_with_status_and_text(an
 
 async def test_the_hint_of_a_refusal_depends_on_its_status():
     hints = {}
-    for status in (401, 403, 404):
+    for status in (301, 308, 401, 403, 404, 429, 502, 503):
         answer = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status
         hints[status] = (await refusal_of(answering(answer))).hint
     assert "auth=BearerToken" in hints[401]
     assert "Origin" in hints[403]
     assert "address of a codex app-server" in hints[404]
+    assert "redirects" in hints[301] == hints[308]
+    assert "try again" in hints[429] != hints[503]
+    assert "runs, then try again" in hints[502] == hints[503]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"\x1b[2J\x1b]0;title\x07 no", r": \x1b[2J\x1b]0;title\x07 no"),
+        (b"no\r\nERROR:root: forged", ": no ERROR:root: forged"),
+        ("\u202eno\x85\x9b".encode(), r": \u202eno \x9b"),
+    ],
+    ids=["escape sequences", "lines", "invisible characters"],
+)
+async def test_the_text_of_a_refusal_cannot_control_a_terminal_or_forge_a_log_record(body, shown):
+    error = await refusal_of(answering(b"HTTP/1.1 404 No\r\n\r\n" + body))
+    assert error.problem.endswith(f"HTTP status 404{shown}")
 
 
 @pytest.mark.parametrize(
@@ -313,6 +331,63 @@ async def test_a_certificate_for_another_name_is_reported(server_context, trusti
     assert type(error) is errors.AttachError
     assert "other.example" in error.problem
     assert "ssl_context" in error.hint
+    assert "name" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "problem", "hint"),
+    [("20200101000000Z", "20210101000000Z", "expired", "Renew"), ("20990101000000Z", "21000101000000Z", "not yet", "clock")],
+    ids=["expired", "not yet valid"],
+)  # fmt: skip
+async def test_a_certificate_at_the_wrong_time_is_reported_with_what_helps(
+    begins, ends, problem, hint, dated_certificate
+):
+    server_context, trusting = dated_certificate(begins, ends)
+    error = await refusal_of(serve_codex, "wss", server_context=server_context, ssl_context=trusting)
+    assert problem in error.problem
+    assert hint in error.hint
+
+
+class AlertingServer:
+    """A server-side TLS handshake, without I/O, whose alerts are sent to the client. Trio sends none."""
+
+    def __init__(self, context):
+        self._context = context
+
+    async def __call__(self, stream):
+        inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self._context.wrap_bio(inbound, outbound, server_side=True)
+        failed = False
+        while chunk := await stream.receive_some():
+            inbound.write(chunk)
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                failed = True
+            await stream.send_all(outbound.read())
+            if failed:
+                return
+
+
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda each: each.name
+)
+@pytest.mark.parametrize("refuses", ["no certificate", "the version"])
+async def test_a_server_that_refuses_the_tls_of_the_client_is_not_one_without_tls(
+    refuses, version, server_context, trusting
+):
+    server_context.minimum_version = server_context.maximum_version = version
+    if refuses == "no certificate":
+        server_context.verify_mode = ssl.CERT_REQUIRED
+    else:
+        [other] = {ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3} - {version}
+        trusting.minimum_version = trusting.maximum_version = other
+    error = await refusal_of(AlertingServer(server_context), "wss", ssl_context=trusting)
+    assert "ALERT" in error.problem
+    assert "client certificate" in error.hint
+    assert "ws://" not in error.hint
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1", "unix:///run/codex.sock"])

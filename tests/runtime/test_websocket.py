@@ -260,6 +260,17 @@ async def test_a_close_code_is_echoed_and_reported_to_every_wait(code, reason):
     assert reason in error.reason
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"), ("no\r\nERROR:root: forged\u2028", "no ERROR:root: forged")],
+    ids=["escape sequences", "lines"],
+)  # fmt: skip
+async def test_the_reason_of_a_close_cannot_control_a_terminal_or_forge_a_log_record(reason, shown):
+    async with connected() as bench:
+        await bench.server_end.send_all(close_frame(1008, reason.encode()))
+        assert f": 1008 (policy violation) {shown} (" in (await bench.ended()).reason
+
+
 async def test_a_close_without_a_code_is_answered_without_one():
     async with connected() as bench:
         await bench.server_end.send_all(close_frame())

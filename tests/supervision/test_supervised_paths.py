@@ -66,10 +66,11 @@ async def test_later_servers_of_a_batch_use_the_same_paths(elsewhere):
         assert [outcome.value async for outcome in batch] == ["did it", "did it"]
 
 
-async def test_a_relative_socket_is_found_again(elsewhere, tmp_path):
+@pytest.mark.parametrize("scheme", ["unix", "UNIX"])
+async def test_a_relative_socket_is_found_again(scheme, elsewhere, tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("codex.sock")
-        attachment = with_absolute_socket(Attachment("unix://codex.sock"))
+        attachment = with_absolute_socket(Attachment(f"{scheme}://codex.sock"))
         elsewhere()
         assert attachment.url == f"unix://{tmp_path}/codex.sock"
     for url in ("unix://", "ws://127.0.0.1:1", f"unix://{'x' * 100}"):

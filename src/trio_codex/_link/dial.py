@@ -23,7 +23,7 @@ from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
 from trio_codex._link.socket_stream import SocketStream
 from trio_codex._link.websocket import WebSocketChannel
-from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
+from trio_codex.errors import AttachError, StartError, StartTimeout, one_line, shorten
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
@@ -44,10 +44,29 @@ DESCRIPTORS_HINT: Final = "Check the limit on open files: ulimit -n."
 
 WRONG_SERVER_HINT: Final = "Check that this is the address of a codex app-server."
 
+_UNAVAILABLE_HINT: Final = "Check that the server behind this address runs, then try again."
+
 _REFUSAL_HINTS: Final = {
+    **dict.fromkeys((301, 302, 303, 307, 308), "Attach to the address that it redirects to."),
     401: "Pass auth=BearerToken(…) or auth=SignedBearer(…), as the server was started with --ws-auth.",
     403: "The server refuses connections from browsers and proxies that send an Origin.",
+    429: "Wait, then try again: too many requests have reached this address.",
+    **dict.fromkeys((502, 503, 504), _UNAVAILABLE_HINT),
 }
+
+_TRUST_HINT: Final = "Pass an ssl_context that trusts its certificate."
+
+_NAME_HINT: Final = (
+    "Attach to a name for which it was issued, or pass an ssl_context with check_hostname = False."
+)
+
+_CERTIFICATE_HINTS: Final = {
+    9: "Check the clock of this machine: the certificate is not valid yet.",
+    10: "Renew the certificate of the server, or check the clock of this machine.",
+    62: _NAME_HINT,
+    64: _NAME_HINT,
+}
+"""Hints for certificates that trust alone does not make valid, by the verification code of OpenSSL."""
 
 
 @attrs.frozen
@@ -271,7 +290,7 @@ class Dialer:
         return None if status is None or status[1] == b"101" else self._refused(int(status[1]), body)
 
     def _refused(self, status: int, body: bytes) -> AttachError:
-        words = shorten(self._one_line(body), SHOWN_CHARACTERS)
+        words = shorten(one_line(self._hidden(body)), SHOWN_CHARACTERS)
         problem = f"{self._address.shown} refused the connection with HTTP status {status}"
         return AttachError(
             f"{problem}: {words}" if words else problem,
@@ -284,10 +303,13 @@ class Dialer:
         problem, hint = "the connection broke during the handshake", WRONG_SERVER_HINT
         if isinstance(cause, ssl.SSLCertVerificationError):
             problem = f"its certificate is not valid here: {cause.verify_message}"
-            hint = "Pass an ssl_context that trusts its certificate."
+            hint = _CERTIFICATE_HINTS.get(cause.verify_code, _TRUST_HINT)
         elif isinstance(cause, ssl.SSLError):
             problem = f"the TLS handshake failed: {cause.reason or cause}"
-            hint = "Check that the server speaks TLS; if it does not, use ws://."
+            if "ALERT" in (cause.reason or ""):  # only a server that speaks TLS sends one
+                hint = "Pass an ssl_context that this server accepts: it may demand a client certificate."
+            else:
+                hint = "Check that the server speaks TLS; if it does not, use ws://."
         return AttachError(f"cannot attach to {self._address.shown}: {problem}", hint=hint)
 
     def _no_websocket(self) -> AttachError:
@@ -297,13 +319,13 @@ class Dialer:
                 "Connect to such a server with connect_codex().",
             )
         else:
-            quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
+            quoted = shorten(repr(self._hidden(self._response)), SHOWN_CHARACTERS)
             shown = f"answered {quoted}" if self._response else "closed the connection"
             problem, hint = f"is not a WebSocket server: it {shown}", WRONG_SERVER_HINT
         return AttachError(f"{self._address.shown} {problem}", hint=hint)
 
-    def _one_line(self, data: bytes) -> str:
-        """Return a response on one line and without secrets, for an error."""
+    def _hidden(self, data: bytes) -> str:
+        """Return a response without secrets, and with single spaces for all whitespace."""
         return self.secrets.hide_if_cut(" ".join(data[:RESPONSE_BYTES].decode(errors="replace").split()))
 
 
@@ -319,8 +341,10 @@ def _hint(address: Address, exc: OSError) -> str:
         return "Run as the user who started the server: its socket is for that user only."
     if exc.errno in (errno.EMFILE, errno.ENFILE):
         return DESCRIPTORS_HINT
+    if address.path is not None and len(os.fsencode(address.path)) > SOCKET_PATH_BYTES:
+        return "Use a shorter path, such as a relative one."
     if address.path is not None:
         return f"Start one with: codex app-server --listen unix://{address.path}"
     if isinstance(exc, ssl.SSLError):
-        return "Pass an ssl_context that trusts its certificate."
+        return _TRUST_HINT
     return "Check that a server listens there: codex app-server --listen ws://IP:PORT"

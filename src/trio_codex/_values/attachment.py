@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -12,17 +13,24 @@ from trio_codex._core.arguments import check_type
 from trio_codex._values.auth import Auth, BearerToken, SignedBearer
 from trio_codex._values.config import ClientConfig
 
+_CREDENTIALS: Final = re.compile(r"(?:[\w+.-]*:)?(?://)?[^/?#]*@")
+"""Credentials at the beginning of anything that somebody could take for a URL. Errors of ``urlsplit()`` would quote them."""
+
 
 def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
     check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
-    parts = urlsplit(url)
-    if parts.scheme != "unix" and (parts.username is not None or parts.password is not None):
+    if not _is_unix(url) and _CREDENTIALS.match(url):
         raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
+    urlsplit(url)
 
 
 def _without_query(url: str) -> str:
     # A query may contain a token.
-    return repr(url if url.startswith("unix:") else url.partition("?")[0])
+    return repr(url if _is_unix(url) else url.partition("?")[0])
+
+
+def _is_unix(url: str) -> bool:
+    return url[:5].lower() == "unix:"
 
 
 def _check_auth(_: object, __: attrs.Attribute[Any], auth: Auth | None) -> None:

@@ -31,7 +31,8 @@ def _without_newlines(_: object, __: attrs.Attribute[Any], value: str) -> None:
 
 
 def _as_bytes(value: str | bytes) -> bytes:
-    value = value.encode() if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = _encode("secret", value, "pass it as bytes")
     check_type("secret", value, bytes, "pass a string or bytes")
     return value
 
@@ -39,6 +40,16 @@ def _as_bytes(value: str | bytes) -> bytes:
 def _claim(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None:
         check_type(attribute.name, value, str, "pass a string")
+        _encode(attribute.name, value, "decode it as UTF-8")
+
+
+def _encode(name: str, value: str, hint: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        pass
+    # Outside the handler, because the original error contains the value.
+    raise ValueError(f"{name} contains a lone surrogate: {hint}")
 
 
 @attrs.frozen
@@ -70,7 +81,7 @@ class SignedBearer:
         audience: The ``aud`` that the server expects, if any.
 
     Raises:
-        ValueError: The secret is too short.
+        ValueError: The secret is too short, or a value is not valid Unicode.
         TypeError: A value has the wrong type.
     """
 

@@ -46,10 +46,16 @@ class Attachment:
     config: ClientConfig = attrs.field(factory=ClientConfig)
 
     @property
+    def shown(self) -> str:
+        """The URL for display, without the query, which may contain a token."""
+        address, mark, _ = self.url.partition("?")
+        return f"{address}?…" if mark and not is_on_this_machine(self.url) else self.url
+
+    @property
     def options(self) -> str:
         """The options that attach another command to the same server, each preceded by a space."""
         token = "" if self.token_file is None else f" --token-file {shlex.quote(self.token_file)}"
-        return f" --attach {shlex.quote(self.url)}{token}"
+        return f" --attach {shlex.quote(self.shown)}{token}"
 
 
 Source: TypeAlias = CodexConfig | Attachment
@@ -167,7 +173,7 @@ def is_on_this_machine(url: str) -> bool:
 
     A TCP port may be a tunnel, even on loopback.
     """
-    return url.startswith("unix:")
+    return url[:5].lower() == "unix:"
 
 
 def read_token(path: str) -> tuple[BearerToken, bool]:

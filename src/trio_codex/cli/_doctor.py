@@ -123,8 +123,8 @@ async def _examine_attached(examination: Examination, source: Attachment) -> Non
                 examination.note(
                     "attach",
                     "ok",
-                    f"{source.url} answered initialize after {duration(took)}",
-                    url=source.url,
+                    f"{source.shown} answered initialize after {duration(took)}",
+                    url=source.shown,
                     duration_ms=round(took * 1000),
                 )
                 _note_version(examination, codex.metadata.server_version)

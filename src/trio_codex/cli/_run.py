@@ -95,7 +95,9 @@ async def _turn(
     if turn is not None:
         output.result(turn.result)
     if limit.cancelled_caught or turn is None:
-        raise CommandFailed(f"timed out after {seconds:g} s: the turn was interrupted", TIMED_OUT)
+        is_lost = turn is not None and turn.result.status == TurnStatus.lost
+        end = "could not be interrupted, and may still be running" if is_lost else "was interrupted"
+        raise CommandFailed(f"timed out after {seconds:g} s: the turn {end}", TIMED_OUT)
     if turn.result.status == TurnStatus.completed:
         return 0
     if turn.result.status == TurnStatus.interrupted:

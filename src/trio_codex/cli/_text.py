@@ -37,6 +37,8 @@ _OPTIONS: Final = {
     "Connect to such a server with connect_codex().": "Start the server with --listen ws://IP:PORT or unix://PATH.",
     "use wss://, a tunnel, or insecure=True": "use wss:// or a tunnel",
     "Pass an ssl_context that trusts its certificate.": "Set SSL_CERT_FILE to the certificate of its authority.",
+    ", or pass an ssl_context with check_hostname = False.": ".",
+    "Pass an ssl_context that this server accepts: it": "The server refuses the TLS settings of this command: it",
 }
 _CONFIG_HINT: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
 _DESCRIPTORS_HINT: Final = (

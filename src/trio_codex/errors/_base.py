@@ -32,6 +32,16 @@ def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
+def one_line(text: str) -> str:
+    """Return text from the server on one line, with escapes in place of what could control a terminal or forge a log record."""
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(map(_printable, line))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else ascii(char)[1:-1]
+
+
 def format_stderr(stderr_tail: str) -> str:
     """Return the last lines of stderr for a message, without the frames of a Rust backtrace.
 
