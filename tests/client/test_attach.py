@@ -129,8 +129,9 @@ def test_loopback_needs_neither_tls_nor_permission(host):
 
 @pytest.mark.parametrize("scheme", ["unix", "UNIX"])
 def test_a_unix_address_is_a_literal_path_or_the_socket_of_the_daemon(scheme):
-    for path in ("/run/codex.sock", "relative.sock", "/with space?#%20"):
-        parsed = parse_address(f"{scheme}://{path}", codex_home=None, insecure=False).path
+    for path in ("/run/codex.sock", "relative.sock", "/with space?#%20", "[1].sock", "me:here@\u2100"):
+        url = Attachment(f"{scheme}://{path}").url
+        parsed = parse_address(url, codex_home=None, insecure=False).path
         assert parsed == os.path.join(os.getcwd(), path)
     address = parse_address(f"{scheme}://", codex_home="/home/me/.codex", insecure=False)
     assert address.path == "/home/me/.codex/app-server-control/app-server-control.sock"

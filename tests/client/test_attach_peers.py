@@ -291,6 +291,33 @@ async def test_messages_right_after_the_handshake_are_not_lost():
             assert received.lines[0] == b'{"method":"before","params":{}}'
 
 
+async def test_the_record_of_turns_left_running_is_one_line_if_the_new_connection_is_refused(caplog):
+    connections = []
+
+    async def serve(stream):
+        connections.append(stream)
+        if len(connections) > 1:
+            await answering(b"HTTP/1.1 503 No\r\n\r\nbusy")(stream)
+            return
+        peer, _ = await accept(stream)
+        server = FakeServer(peer)
+        server.give("turn/start", {"turn": {"id": "turn-1", "items": [], "status": "inProgress"}})
+        await server.serve()
+
+    with trio.fail_after(5):
+        async with listening(serve) as address:
+            with pytest.raises(errors.TurnLost):
+                async with (
+                    attach_codex(f"ws://{address}") as codex,
+                    (await codex.thread_start()).turn("hi") as turn,
+                ):
+                    await trio.aclose_forcefully(connections[0])
+                    await turn.wait()
+    [record] = [each.getMessage() for each in caplog.records if "left running" in each.getMessage()]
+    assert record.endswith("refused the connection with HTTP status 503: busy: turn-1")
+    assert "\n" not in record
+
+
 # -- TLS -----------------------------------------------------------------------------------------------------------
 
 

@@ -406,4 +406,10 @@ class ClientLifecycle:
 
 
 def _reason(error: CodexError) -> str:
-    return error.reason if isinstance(error, ConnectionBroken) else str(error)
+    match error:
+        case ConnectionBroken():
+            return error.reason
+        case StartError():
+            return error.problem
+        case _:
+            return str(error)

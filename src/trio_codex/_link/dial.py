@@ -105,8 +105,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     Raises:
         ValueError: It is none of these, or would send everything unencrypted over a network.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "unix" and url[4:7] == "://":
+    if url[:7].lower() == "unix://":
         path = url[7:]
         if "\0" in path:
             raise ValueError(
@@ -121,6 +120,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         return Address(
             url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
+    parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
             f"{_bare(parts)!r} is not the address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"

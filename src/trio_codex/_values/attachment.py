@@ -19,7 +19,9 @@ _CREDENTIALS: Final = re.compile(r"(?:[\w+.-]*:)?(?://)?[^/?#]*@")
 
 def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
     check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
-    if not _is_unix(url) and _CREDENTIALS.match(url):
+    if _is_unix(url):
+        return
+    if _CREDENTIALS.match(url):
         raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
     urlsplit(url)
 
