@@ -94,7 +94,7 @@ class Outcome:
     """
 
     task: Task
-    status: Status
+    status: Literal["ok", "failed", "timed_out", "over_budget", "quarantined"]
     value: Any = attrs.field(default=None, repr=False)
     error: str | None = None
     usage: TokenUsage | None = None
