@@ -43,6 +43,7 @@ VERBS = {
     "show": lambda name: [Response(Command("cat note.txt")), Response(Text("shown"))],
     "refuse": lambda name: [Response(HTTPFailure(400))],
     "run": lambda name: [Response(Command(f"echo ran {name}; exit 3")), Response(Text("ran ", name))],
+    "ponder": lambda name: [Response(Command(f"true # {name}")), Response(Text("half of ", name, Hang()))],
     "sleep": lambda name: [Response(Command(f"sleep 1000 # {name}")), Response(Text("slept ", name))],
 }
 """The responses to a prompt, one for each request of its turn. ``stall`` first hangs, and then behaves like ``do``."""

@@ -138,12 +138,14 @@ def read(path):
     ("limits", "kind"), [({"token_limit": 14}, "token"), ({"message_limit": 1}, "message")]
 )
 def test_token_and_message_limits_end_the_turn_when_exceeded(offline, tmp_path, limits, kind):
-    log = run(offline, tmp_path, [sample("sleep", 0)], **limits)
+    log = run(offline, tmp_path, [sample("ponder", 0)], **limits)
     assert ends(log) == {"t0": ("I", kind)}
     assert offline.statuses() == {"turn_aborted": 1}
-    # A response that exceeds the token limit is still added to the messages.
+    # A response that exceeds the token limit is still added to the messages, and so is the result of its call if the
+    # server has reported it before the usage.
     roles = [message.role for message in log.samples[0].messages]
-    assert roles == ["user", "assistant"][: 2 if kind == "token" else 1]
+    possible = {"token": (["user", "assistant"], ["user", "assistant", "tool"]), "message": (["user"],)}
+    assert roles in possible[kind]
 
 
 def test_a_failed_turn_is_an_error_of_its_sample(offline, tmp_path):

@@ -124,8 +124,8 @@ def _items(message: ChatMessage) -> list[Any]:
 class Conversation:
     """Appends the content of a turn to the messages of a sample.
 
-    The server reports usage at the end of each response from the model. The text and calls since the previous response
-    are one message. The result of a call follows the message with the call.
+    The server reports usage after each response from the model, before or after its calls have ended. The text and calls
+    since the previous response are one message. The result of a call follows the message with the call.
 
     Args:
         state: The state of the agent.
