@@ -133,10 +133,11 @@ def test_a_unix_address_is_a_literal_path_or_the_socket_of_the_daemon(scheme):
         url = Attachment(f"{scheme}://{path}").url
         parsed = parse_address(url, codex_home=None, insecure=False).path
         assert parsed == os.path.join(os.getcwd(), path)
-    address = parse_address(f"{scheme}://", codex_home="/home/me/.codex", insecure=False)
+    daemon = Attachment(f"{scheme}://").url
+    address = parse_address(daemon, codex_home="/home/me/.codex", insecure=False)
     assert address.path == "/home/me/.codex/app-server-control/app-server-control.sock"
     with pytest.raises(ValueError, match="CODEX_HOME"):
-        parse_address(f"{scheme}://", codex_home=None, insecure=False)
+        parse_address(daemon, codex_home=None, insecure=False)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_an_attachment_is_checked_at_construction_and_does_not_show_its_token():
         assert secret not in repr(attachment)
     assert TOKEN not in repr(Attachment(f"ws://127.0.0.1:4500/?token={TOKEN}"))
     assert "'unix:///what?'" in repr(Attachment("unix:///what?"))
-    assert "'UNIX:///what?'" in repr(Attachment("UNIX:///what?"))
+    assert Attachment("UNIX:///What?") == Attachment("unix:///What?")
     with pytest.raises(ValueError, match="auth=BearerToken") as caught:
         Attachment("ws://me:hidden@127.0.0.1")
     assert "hidden" not in str(caught.value)

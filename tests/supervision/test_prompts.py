@@ -1,10 +1,12 @@
-"""Equality of prompts and of tool calls."""
+"""Equality of prompts and of tool calls, and arguments that are refused."""
 
 import pytest
+import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trio_codex import LocalImageInput, SkillInput, TextInput, wire
+from trio_codex import LocalImageInput, SkillInput, TextInput, open_supervisor, wire
+from trio_codex.batch import BatchBudget
 from trio_codex.policies import ToolCallRequest, tool_call_keys
 from trio_codex.supervision._prompt import digest_of, key_of
 from trio_codex.supervision._spending import ToolCalls
@@ -104,3 +106,19 @@ def test_without_a_supervisor_the_key_is_derived_from_the_ids():
     token = tool_call_keys.set(lambda request: f"key of {request.call_id}")
     assert call("1").idempotency_key == "key of 1"
     tool_call_keys.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"config": "x"}, r"config expects CodexConfig\(…\) or Attachment\(…\), got str"),
+        ({"budget": BatchBudget(tokens=1)}, r"budget expects Budget\(…\), or None, got BatchBudget"),
+        ({"restart": 5}, r"restart expects Restart\(…\), got int"),
+        ({"probe": 5}, r"probe expects Probe\(…\), or None, got int"),
+    ],
+)
+async def test_a_supervisor_is_not_opened_with_an_argument_of_the_wrong_type(options, told, tmp_path):
+    with pytest.raises(TypeError, match=told):
+        async with open_supervisor(**options, journal=tmp_path / "journal.db"):
+            await trio.lowlevel.checkpoint()
+    assert not (tmp_path / "journal.db").exists()

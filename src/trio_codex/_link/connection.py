@@ -374,11 +374,11 @@ class Connection:
 
     def _emit_frames(self, frames: Iterable[Frame]) -> None:
         instruments = self.instruments
+        is_received = "frame_received" in instruments
         for frame in frames:
             if isinstance(frame, Line):
-                if "frame_received" not in instruments:
-                    continue
-                instruments.emit("frame_received", instruments.connection, bytes(frame))
+                if is_received:
+                    instruments.emit("frame_received", instruments.connection, bytes(frame))
             elif isinstance(frame, OversizeLine):
                 instruments.emit(
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size

@@ -23,7 +23,7 @@ from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
 from trio_codex._link.socket_stream import SocketStream
 from trio_codex._link.websocket import WebSocketChannel
-from trio_codex.errors import AttachError, StartError, StartTimeout, one_line, shorten
+from trio_codex.errors import AttachError, StartError, StartTimeout, escaped_line, shorten
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
@@ -98,14 +98,14 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``, without
-            credentials.
+            credentials, and with its scheme in lower case.
         codex_home: The ``CODEX_HOME`` of the daemon.
         insecure: Whether to allow ``ws://`` to another machine.
 
     Raises:
         ValueError: It is none of these, or would send everything unencrypted over a network.
     """
-    if url[:7].lower() == "unix://":
+    if url.startswith("unix://"):
         path = url[7:]
         if "\0" in path:
             raise ValueError(
@@ -290,7 +290,7 @@ class Dialer:
         return None if status is None or status[1] == b"101" else self._refused(int(status[1]), body)
 
     def _refused(self, status: int, body: bytes) -> AttachError:
-        words = shorten(one_line(self._hidden(body)), SHOWN_CHARACTERS)
+        words = shorten(escaped_line(self._hidden(body)), SHOWN_CHARACTERS)
         problem = f"{self._address.shown} refused the connection with HTTP status {status}"
         return AttachError(
             f"{problem}: {words}" if words else problem,

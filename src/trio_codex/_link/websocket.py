@@ -16,7 +16,7 @@ from websockets.frames import Opcode
 
 from trio_codex._core.framing import LONG_LINE_BYTES
 from trio_codex._link.channel import CHUNK_BYTES, LONG_LINE_CHUNK_BYTES, SHARED_CHUNK_BYTES, Channel
-from trio_codex.errors import ConnectionBroken, one_line
+from trio_codex.errors import ConnectionBroken, escaped_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ class WebSocketChannel(Channel):
         """Return the error, with the code and the reason with which the server closed."""
         protocol = self._protocol
         if protocol.close_rcvd is not None:
-            told = one_line(self._secrets.hide_if_cut(str(protocol.close_rcvd)))
+            told = escaped_line(self._secrets.hide_if_cut(str(protocol.close_rcvd)))
             reason = f"the server closed the connection: {told}"
         elif isinstance(protocol.parser_exc, PayloadTooBig):
             limit = self.max_message_bytes

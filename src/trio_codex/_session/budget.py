@@ -131,15 +131,17 @@ class ThreadMeters:
     """
 
     def __init__(self) -> None:
-        self._meters: dict[object, Meter] = {None: Meter("thread")}
+        self._total = Meter("thread")
+        self._of_handles: dict[object, Meter] = {}
 
     def __iter__(self) -> Iterator[Meter]:
-        return iter(self._meters.values())
+        yield self._total
+        yield from self._of_handles.values()
 
     @property
     def usage(self) -> TokenUsage | None:
         """Tokens used since this client opened the thread."""
-        return self._meters[None].usage
+        return self._total.usage
 
     def add(self, usage: TokenUsage) -> None:
         for meter in self:
@@ -152,13 +154,13 @@ class ThreadMeters:
 
     def limit(self, handle: object, budget: Budget, tracker: BudgetTracker | None) -> None:
         """Apply the budget of a handle, also to the open turn with this tracker."""
-        meter = self._meters[handle] = Meter("thread", budget)
+        meter = self._of_handles[handle] = Meter("thread", budget)
         if tracker is not None:
             tracker.join(meter, is_new=False)
 
     def release(self, handle: object, tracker: BudgetTracker | None) -> None:
         """Drop the budget of a handle, if it has one."""
-        meter = self._meters.pop(handle, None)
+        meter = self._of_handles.pop(handle, None)
         if meter is not None and tracker is not None:
             tracker.leave(meter)
 
@@ -195,8 +197,8 @@ class BudgetTracker:
 
     def join(self, meter: Meter, *, is_new: bool) -> None:
         """Track the turn in another meter from now on."""
-        timeout = None
         meter.open(self._on_exceeded, trio.current_time(), is_new=is_new)
+        timeout = None
         if meter.budget.seconds is not None:
             timeout = self._timeouts.start(meter.seconds_left, partial(self._on_time_up, meter))
         self._meters[meter] = timeout

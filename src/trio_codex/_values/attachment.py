@@ -17,9 +17,16 @@ _CREDENTIALS: Final = re.compile(r"(?:[\w+.-]*:)?(?://)?[^/?#]*@")
 """Credentials at the beginning of anything that somebody could take for a URL. Errors of ``urlsplit()`` would quote them."""
 
 
+def _with_lower_scheme(url: Any) -> Any:
+    if not isinstance(url, str):
+        return url  # refused below
+    scheme, colon, rest = url.partition(":")
+    return scheme.lower() + colon + rest
+
+
 def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
     check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
-    if _is_unix(url):
+    if url.startswith("unix:"):
         return
     if _CREDENTIALS.match(url):
         raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
@@ -28,11 +35,7 @@ def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
 
 def _without_query(url: str) -> str:
     # A query may contain a token.
-    return repr(url if _is_unix(url) else url.partition("?")[0])
-
-
-def _is_unix(url: str) -> bool:
-    return url[:5].lower() == "unix:"
+    return repr(url if url.startswith("unix:") else url.partition("?")[0])
 
 
 def _check_auth(_: object, __: attrs.Attribute[Any], auth: Auth | None) -> None:
@@ -67,7 +70,7 @@ class Attachment:
         TypeError: A value has the wrong type.
     """
 
-    url: str = attrs.field(repr=_without_query, validator=_check_url)
+    url: str = attrs.field(repr=_without_query, converter=_with_lower_scheme, validator=_check_url)
     auth: Auth | None = attrs.field(default=None, kw_only=True, validator=_check_auth)
     config: ClientConfig = attrs.field(factory=ClientConfig, kw_only=True, validator=_check_config)
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, kw_only=True, validator=_check_ssl_context)

@@ -22,6 +22,7 @@ from trio_codex.batch._workspaces import CopyTree, EmptyDirectory, Workspace
 from trio_codex.supervision._generations import Generations, with_absolute_paths
 from trio_codex.supervision._journal import Journal as ThreadJournal
 from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._supervisor import check_type
 from trio_codex.supervision._values import Probe
 
 if TYPE_CHECKING:
@@ -204,11 +205,10 @@ async def open_batch(
             raise ValueError(f"thread_options cannot have {name!r}: the batch chooses it for each attempt")
     config = CodexConfig() if config is None else config
     budget, solve = BatchBudget() if budget is None else budget, solve or solve_prompt
-    for name, value, expected in (
-        ("config", config, CodexConfig), ("budget", budget, BatchBudget), ("retry", retry, Retry), ("restart", restart, Restart)
-    ):  # fmt: skip
-        if not isinstance(value, expected):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
-            raise TypeError(f"{name} expects {expected.__name__}(…), got {type(value).__name__}")
+    check_type("config", config, CodexConfig, "CodexConfig(…)")
+    check_type("budget", budget, BatchBudget, "BatchBudget(…)")
+    check_type("retry", retry, Retry, "Retry(…)")
+    check_type("restart", restart, Restart, "Restart(…)")
     config = with_absolute_paths(config)
     tools = tuple(tools)
     settings = {

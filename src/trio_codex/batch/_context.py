@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from trio_codex import Sandbox, TurnResult, TurnStatus, errors, wire
+from trio_codex.supervision._history import checked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -96,11 +97,7 @@ class TaskThread:
         """
         async with self.turn(value, output_type=output_type, **options) as turn:
             result = await turn.wait()
-        if result.status == TurnStatus.failed:
-            raise errors.TurnFailed(result)
-        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
-            raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
-        return result
+        return checked(result, output_type)
 
     @asynccontextmanager
     async def turn(

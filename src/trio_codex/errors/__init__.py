@@ -73,7 +73,7 @@ from trio_codex.errors._base import CodexError as CodexError
 from trio_codex.errors._base import FaceError as FaceError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
-from trio_codex.errors._base import one_line as one_line
+from trio_codex.errors._base import escaped_line as escaped_line
 from trio_codex.errors._base import shorten as shorten
 from trio_codex.errors._connection import AttachError as AttachError
 from trio_codex.errors._connection import ConnectionBroken as ConnectionBroken

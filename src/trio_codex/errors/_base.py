@@ -32,7 +32,7 @@ def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
-def one_line(text: str) -> str:
+def escaped_line(text: str) -> str:
     """Return text from the server on one line, with escapes in place of what could control a terminal or forge a log record."""
     line = " ".join(text.split())
     return line if line.isprintable() else "".join(map(_printable, line))

@@ -379,8 +379,8 @@ class Generations:
 
 def with_absolute_socket(attachment: Attachment) -> Attachment:
     """Return where to attach, even from another working directory."""
-    path = attachment.url[7:]
-    if attachment.url[:7].lower() != "unix://" or not path:
+    path = attachment.url.removeprefix("unix://")
+    if path in ("", attachment.url):
         return attachment
     with suppress(OSError):  # the working directory was deleted
         path = os.path.abspath(os.path.expanduser(path))

@@ -147,6 +147,20 @@ def result_of(thread_id: str, turn: wire.Turn, items: Iterable[wire.ThreadItem])
     )
 
 
+def checked(result: TurnResult[Any], output_type: object) -> TurnResult[Any]:
+    """Return the result of a prompt that was completed, or interrupted without having to return a value.
+
+    Raises:
+        TurnFailed: Its turn has failed.
+        OutputError: It was interrupted, and has no value of the type.
+    """
+    if result.status == TurnStatus.failed:
+        raise errors.TurnFailed(result)
+    if output_type is not None and result.output is None and result.status != TurnStatus.completed:
+        raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
+    return result
+
+
 def combined(parts: Sequence[TurnResult[Any]]) -> TurnResult[Any]:
     """Return the combined result of the turns of a prompt."""
     last = parts[-1]

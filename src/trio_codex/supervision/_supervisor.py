@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
-from trio_codex import Attachment, CodexConfig
+from trio_codex import Attachment, Budget, CodexConfig
 from trio_codex.supervision._generations import Generations
 from trio_codex.supervision._journal import Journal
 from trio_codex.supervision._scope import with_task
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     import trio_codex.tools
-    from trio_codex import Budget, Codex, Policy, ThreadStartOptions
+    from trio_codex import Codex, Policy, ThreadStartOptions
     from trio_codex.instruments import Instrument
 
 
@@ -113,7 +113,8 @@ class Supervisor:
         return SupervisedThread(self._generations, name, options)
 
 
-def _check_type(name: str, value: object, expected: type | tuple[type, ...], hint: str) -> None:
+def check_type(name: str, value: object, expected: type | tuple[type, ...], hint: str) -> None:
+    """Raise ``TypeError`` if an argument has the wrong type."""
     if not isinstance(value, expected):
         raise TypeError(f"{name} expects {hint}, got {type(value).__name__}")
 
@@ -158,9 +159,10 @@ async def open_supervisor(
         TypeError: An argument has the wrong type, or a tool has no valid schema.
     """
     config = CodexConfig() if config is None else config
-    _check_type("config", config, (CodexConfig, Attachment), "CodexConfig(…) or Attachment(…)")
-    _check_type("restart", restart, Restart, "Restart(…)")
-    _check_type("probe", probe, (Probe, type(None)), "Probe(…), or None")
+    check_type("config", config, (CodexConfig, Attachment), "CodexConfig(…) or Attachment(…)")
+    check_type("budget", budget, (Budget, type(None)), "Budget(…), or None")
+    check_type("restart", restart, Restart, "Restart(…)")
+    check_type("probe", probe, (Probe, type(None)), "Probe(…), or None")
     client = {"policy": policy, "tools": tuple(tools), "instruments": instruments}
     opened = Journal(journal)
     try:

@@ -10,6 +10,7 @@ import trio
 from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, is_loss
 from trio_codex.supervision._fence import RETRY_SECONDS, open_thread
+from trio_codex.supervision._history import checked
 from trio_codex.supervision._prompt import CONTINUE, Prompt, check_storable, digest_of, key_of, message_of
 from trio_codex.supervision._rule import CallbackFailed, OpenThread, Send
 from trio_codex.supervision._scope import with_task
@@ -214,11 +215,7 @@ class SupervisedThread:
         prompt = self._prompt(value, key, on_interrupted, continue_with, on_failed, output_type, options)
         with self._busy(prompt.key):
             result = await self._drive(prompt)
-        if result.status == TurnStatus.failed:
-            raise errors.TurnFailed(result)
-        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
-            raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
-        return result
+        return checked(result, output_type)
 
     def turn(
         self,
