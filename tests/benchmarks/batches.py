@@ -186,24 +186,38 @@ def growth_of_the_server(setting):
     from trio_codex.batch import open_batch
 
     count, warm = setting.pick((1200, 200), (80, 30))
-    clients = []
+    # Each measurement is made while the next tasks wait, and all before them have ended.
+    measured = {warm: trio.Event(), count: trio.Event()}
+    waiting, pids = trio.Semaphore(0), set()
 
     async def solve(ctx):
-        clients[:] = [ctx.codex]
+        number = int(ctx.task.id)
+        for ended, event in measured.items():
+            if ended <= number < ended + AT_ONCE:
+                pids.add(ctx.codex.pid)
+                waiting.release()
+                await event.wait()
         return (await ctx.thread.run(ctx.task.prompt)).final_response
 
     async def main(home):
-        async with open_batch(
-            tasks_of(count), solve, out=home.tmp / "run", config=home.config(), turns=AT_ONCE
-        ) as running:
-            found = []
-            done = 0
-            async for _ in running:
-                done += 1
-                if done in (warm, count):
-                    pid = clients[0].pid
-                    files = len(os.listdir(f"/proc/{pid}/fd"))
-                    found.append((resident_kib(pid) / 1024, files, cpu_of(pid)))
+        found = []
+
+        async def measure():
+            for event in measured.values():
+                for _ in range(AT_ONCE):
+                    await waiting.acquire()
+                (pid,) = pids
+                files = len(os.listdir(f"/proc/{pid}/fd"))
+                found.append((resident_kib(pid) / 1024, files, cpu_of(pid)))
+                event.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(measure)
+            async with open_batch(
+                tasks_of(count + AT_ONCE), solve, out=home.tmp / "run", config=home.config(), turns=AT_ONCE
+            ) as running:
+                async for _ in running:
+                    pass
         (memory, files, cpu), (memory_then, files_then, cpu_then) = found
         return {
             "server MiB": memory_then - memory,

@@ -6,6 +6,10 @@ returned before its result is awaited, so the coroutine never suspends and one s
 
 import asyncio
 import inspect
+import os
+import signal
+import threading
+import time
 from contextlib import asynccontextmanager
 from functools import wraps
 
@@ -21,6 +25,19 @@ SECONDS = 30
 async def _offline(*args, **options):
     async with testing.offline_codex(*args, **options) as value:
         yield value
+
+
+def press_ctrl_c_when(happened):
+    """Send SIGINT to this program once ``happened()`` is true. Return the thread that does it."""
+
+    def press():
+        while not happened():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
 
 
 class Returned:

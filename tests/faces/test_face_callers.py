@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
-from face_drivers import FACES, bare, open_bare
+from face_drivers import FACES, bare, open_bare, press_ctrl_c_when
 
 from trio_codex import errors
 from trio_codex._face.host import HOSTS
@@ -334,10 +334,9 @@ def test_ctrl_c_ends_a_call_during_which_a_signal_handler_has_used_the_client():
         handling(signal.SIGUSR1, lambda *_: answers.append(call(BLOCKING, scope.host, answer))),
     ):
         sender = slow.send_when_started(signal.SIGUSR1)
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        pressing = press_ctrl_c_when(lambda: answers)
         with pytest.raises(KeyboardInterrupt):
             call(BLOCKING, scope.host, slow.run)
         assert (answers, slow.ended) == ([42], 1)
         sender.join()
-        timer.join()
+        pressing.join()

@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 import trio
-from face_drivers import FACES, bare, open_bare
+from face_drivers import FACES, bare, open_bare, press_ctrl_c_when
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import errors
@@ -36,12 +36,6 @@ def call(host, function, *args):
 
 def call_aio(host, function, *args):
     return AIO.module._face.FACE.call(host, function, args, {})
-
-
-def press_ctrl_c(after):
-    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    return timer
 
 
 async def whose():
@@ -354,26 +348,32 @@ class Items:
 
     __module__ = "trio_codex.testing.items"
 
+    def __init__(self):
+        self.asked = threading.Event()
+
     def __aiter__(self):
         return self
 
     async def __anext__(self):
+        self.asked.set()
         with trio.CancelScope(shield=True):
             await trio.sleep(0.2)
         return Item()
 
 
 def test_a_handle_fetched_by_an_interrupted_iteration_is_returned_next_as_a_proxy():
-    @asynccontextmanager
-    async def items():
-        await trio.lowlevel.checkpoint()
-        yield Items()
+    items = Items()
 
-    with open_bare(BLOCKING, items) as found:
-        timer = press_ctrl_c(0.1)
+    @asynccontextmanager
+    async def scope():
+        await trio.lowlevel.checkpoint()
+        yield items
+
+    with open_bare(BLOCKING, scope) as found:
+        pressing = press_ctrl_c_when(items.asked.is_set)
         with pytest.raises(KeyboardInterrupt):
             next(found)
-        timer.join()
+        pressing.join()
         start = time.monotonic()
         item = next(found)
         assert time.monotonic() - start < 0.1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from face_drivers import FACES
+from face_drivers import FACES, press_ctrl_c_when
 
 import trio_codex
 from trio_codex import CodexConfig, aio, blocking, errors, policies
@@ -226,11 +226,12 @@ def test_the_caller_waits_for_the_scope_in_each_of_five_thousand_interrupts(atta
 def test_ctrl_c_while_waiting_for_a_turn_interrupts_it_on_the_server():
     with BLOCKING.open() as (codex, model, _):
         model.hang("working")
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        with suppress(KeyboardInterrupt), codex.thread_start().turn("go on") as turn:
+        entered = threading.Event()
+        pressing = press_ctrl_c_when(lambda: entered.is_set() and model.requests)
+        with pytest.raises(KeyboardInterrupt), codex.thread_start().turn("go on") as turn:
+            entered.set()
             turn.wait()
-        timer.join()
+        pressing.join()
         assert turn.result.status == "interrupted"
         model.say("usable")
         assert codex.thread_start().run("next").final_response == "usable"
@@ -249,18 +250,18 @@ def test_a_handle_returned_by_an_interrupted_call_is_closed():
             await trio.lowlevel.checkpoint()
             self.closed += 1
 
-    handle = Handle()
+    handle, giving = Handle(), threading.Event()
 
     async def give():
+        giving.set()
         with trio.CancelScope(shield=True):
             await trio.sleep(0.3)
         return handle
 
     with open_bare(BLOCKING, Log().scope) as _, suppress(KeyboardInterrupt):
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        pressing = press_ctrl_c_when(giving.is_set)
         BLOCKING.module._face.FACE.call(next(iter(hosts())), give, (), {})
-    timer.join()
+    pressing.join()
     assert handle.closed == 1
 
 
