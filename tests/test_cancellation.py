@@ -79,8 +79,8 @@ async def test_a_sweep_cancels_at_each_checkpoint_and_finally_not_at_all():
         came_to.append((steps, type(cancellation.error)))
         assert cancellation.reached == (0 < cancellation.number <= 3)
 
-    assert await sweep_cancellation(scenario) == Sweep(checkpoints=3, tried=3)
-    assert came_to == [(1, trio.Cancelled), (2, trio.Cancelled), (3, trio.Cancelled), ("end", type(None))]
+    assert await sweep_cancellation(scenario) == Sweep(checkpoints=3, tried=6)
+    assert came_to == [(1, trio.Cancelled), (2, trio.Cancelled), (3, trio.Cancelled), ("end", type(None))] * 2
 
 
 async def test_a_sweep_also_cancels_during_a_wait():
@@ -102,6 +102,29 @@ async def test_a_sweep_also_cancels_during_a_wait():
 
     assert (await sweep_cancellation(scenario)).checkpoints >= 4
     assert sum(was_waiting) >= 3
+
+
+async def test_a_sweep_misses_no_checkpoint_of_the_block_although_numbers_vary_between_rounds():
+    came_to = set()
+
+    async def other(event, steps):
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        event.set()
+
+    async def scenario(cancellation):
+        at, event = "start", trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other, event, 5 if cancellation.number <= 5 else 0)
+            with cancellation:
+                await event.wait()
+                at = "checkpoint"
+                await trio.lowlevel.checkpoint()
+                at = "end"
+            came_to.add(at)
+
+    await sweep_cancellation(scenario)
+    assert came_to == {"start", "checkpoint", "end"}
 
 
 async def test_a_sample_is_drawn_with_the_seed_and_reports_what_it_covered():

@@ -301,7 +301,7 @@ UPPER_FLOOR_MUTATIONS = [
     Mutation(
         "G25", "leaving a scope of a face does not wait for its cleanup",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
-        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
+        "tests/faces/test_face_scopes.py::test_a_cancelled_task_continues_only_after_its_scope_has_ended",
     ),
     Mutation(
         "G25", "Ctrl-C during the first start leaves a thread behind",

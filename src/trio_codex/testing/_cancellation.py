@@ -24,8 +24,10 @@ class Cancellation(trio.abc.Instrument):
         error: The exception that left the block, before the cancel scope absorbed it; ``None`` if the block completed.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, own: bool = False) -> None:
         self.number: int = number
+        self._own = own
+        self._task: trio.lowlevel.Task | None = None
         self.reached: bool = False
         self.checkpoints: int = 0
         self.error: BaseException | None = None
@@ -34,6 +36,7 @@ class Cancellation(trio.abc.Instrument):
 
     def __enter__(self) -> Self:
         self.entered = True
+        self._task = trio.lowlevel.current_task()
         self._scope.__enter__()
         trio.lowlevel.add_instrument(self)
         return self
@@ -47,6 +50,15 @@ class Cancellation(trio.abc.Instrument):
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Count a step of any task. Trio calls this."""
+        if not self._own:
+            self._count()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Count a checkpoint at which the task of the block has arrived. Trio calls this."""
+        if self._own and task is self._task:
+            self._count()
+
+    def _count(self) -> None:
         self.checkpoints += 1
         if self.checkpoints == self.number:
             self.reached = True
@@ -59,7 +71,7 @@ class Sweep:
 
     Attributes:
         checkpoints: The largest number of checkpoints that the block passed in any round.
-        tried: Number of checkpoints at which the block was cancelled.
+        tried: Number of rounds in which the block was cancelled.
         seed: The seed of the sample; ``None`` if every checkpoint was tried.
     """
 
@@ -91,8 +103,9 @@ async def sweep_cancellation(
 
     Every step of every task counts as a checkpoint, not only the steps of the block. A block is therefore also
     cancelled in the middle of a wait, after each step that another task takes meanwhile: for example, when a request
-    has been written but not yet answered. If other processes or the network take part, the number of checkpoints
-    varies between rounds, and the point of cancellation is not exactly repeatable.
+    has been written but not yet answered. The number of a step varies between rounds, because Trio runs ready tasks in
+    any order, and because other processes or the network may take part. A checkpoint could therefore be missed in every
+    round, so without ``sample`` the block is also cancelled at each checkpoint of its own task, which are counted apart.
 
     Args:
         scenario: The function to run. It must enter the block once.
@@ -109,23 +122,33 @@ async def sweep_cancellation(
         ValueError: The scenario did not enter the block.
     """
     if sample is None:
-        number, most = 0, 0
-        while True:
-            number += 1
-            cancellation = await _round(scenario, number, round_timeout)
-            if not cancellation.reached:
-                return Sweep(checkpoints=max(most, cancellation.checkpoints), tried=number - 1)
-            most = max(most, number)
-    checkpoints = (await _round(scenario, 0, round_timeout)).checkpoints
+        own, _ = await _sweep(scenario, round_timeout, own=True)
+        others, checkpoints = await _sweep(scenario, round_timeout, own=False)
+        return Sweep(checkpoints=checkpoints, tried=own + others)
+    checkpoints = (await _round(scenario, Cancellation(0), round_timeout)).checkpoints
     drawn = random.Random(seed).sample(range(1, checkpoints + 1), min(sample, checkpoints))
-    reached = [(await _round(scenario, number, round_timeout)).reached for number in sorted(drawn)]
+    reached = [
+        (await _round(scenario, Cancellation(number), round_timeout)).reached for number in sorted(drawn)
+    ]
     return Sweep(checkpoints=checkpoints, tried=sum(reached), seed=seed)
 
 
+async def _sweep(
+    scenario: Callable[[Cancellation], Awaitable[object]], round_timeout: float, *, own: bool
+) -> tuple[int, int]:
+    """Cancel at each checkpoint in turn. Return the number of cancelled rounds and the largest number of checkpoints."""
+    number = 0
+    while True:
+        number += 1
+        cancellation = await _round(scenario, Cancellation(number, own=own), round_timeout)
+        if not cancellation.reached:
+            return number - 1, max(number - 1, cancellation.checkpoints)
+
+
 async def _round(
-    scenario: Callable[[Cancellation], Awaitable[object]], number: int, round_timeout: float
+    scenario: Callable[[Cancellation], Awaitable[object]], cancellation: Cancellation, round_timeout: float
 ) -> Cancellation:
-    cancellation = Cancellation(number)
+    number = cancellation.number
     try:
         with trio.fail_after(round_timeout):
             await scenario(cancellation)
