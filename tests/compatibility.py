@@ -31,7 +31,7 @@ VERSIONS = ("0.171.0", "0.169.0", "0.166.0", "0.163.0", "0.162.1", "0.160.0", "0
 
 STEER = "a steer stops the model's current answer, and reaches the model immediately"
 REVIEW_ID = "`Turn.rootTurnId`, which connects the two ids of a review; `Thread.review()` and `Thread.rejoin()` do without it"
-MCP_STATUS = "`ListMcpServerStatusParams.serverName`: the status of one MCP server waits for all servers, and newly configured servers are listed before a reload"
+MCP_STATUS = "`ListMcpServerStatusParams.serverName`; without it, the status of one MCP server waits for all servers, and newly configured servers are listed before a reload"
 LACKING = {
     "test_a_steer_reaches_the_model_within_the_same_turn": STEER,
     "test_s16_a_steer_reaches_the_model_within_the_same_turn": STEER,

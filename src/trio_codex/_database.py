@@ -183,7 +183,7 @@ class Database:
             release(lock)
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Merge the write-ahead log if it is large, which also commits."""
+        """Commit, and merge the write-ahead log, if it is large."""
         if self._writes < CHECK_EVERY:
             return
         self._writes = 0

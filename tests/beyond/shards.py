@@ -96,7 +96,7 @@ class Served:
         return collections.Counter(each["prompt"] for each in self._events() if each["first"])
 
     def requests(self):
-        """Return the requests to the model."""
+        """Return the requests that the model received."""
         return [each for each in self._events() if each["event"] == "asked"]
 
     def wait_for(self, prompt, count=1):

@@ -119,7 +119,7 @@ class Codex:
         ``trio_codex/unknownServerRequest``.
 
         Raises:
-            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer``, and gets no more.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
             ConnectionBroken: While iterating: the connection ended.
         """
         self._session.connection.check_open()
@@ -253,7 +253,7 @@ class Codex:
     async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
-        If this is cancelled after the request was sent, the thread is deleted before ``Cancelled`` propagates.
+        If this is cancelled after the request was sent, the thread is deleted, or unsubscribed from if it is ephemeral.
 
         Args:
             **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
@@ -294,7 +294,7 @@ class Codex:
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another one.
 
-        If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
+        If this is cancelled after the request was sent, the new thread is deleted, or unsubscribed from if ephemeral.
 
         Args:
             thread_id: The id of the thread to fork.

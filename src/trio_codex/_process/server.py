@@ -147,7 +147,7 @@ class ServerProcess(ABC):
         await self.stop(0)
 
     async def _end_server(self, ask_at: float, kill_at: float) -> None:
-        """Wait for the server to exit until ``kill_at``, sending SIGTERM at ``ask_at``."""
+        """Wait until ``kill_at`` for the server to exit; send SIGTERM at ``ask_at``."""
         if ask_at < kill_at:
             with trio.CancelScope(deadline=ask_at):
                 await self._settle(lambda: self.returncode is not None)

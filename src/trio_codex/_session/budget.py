@@ -190,7 +190,7 @@ class BudgetTracker:
             meter.check_something_left(is_new=is_new)
         self._timeouts = timeouts
         self._stop: Callable[[BudgetExceeded], None] | None = stop
-        # With the timeout of each one that limits seconds.
+        # Each meter, with its timeout if it limits seconds.
         self._meters: dict[Meter, Timeout | None] = {}
         for meter in meters:
             self.join(meter, is_new=is_new)

@@ -70,7 +70,7 @@ class ScopeGuard:
             failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
             for failure in self._failures
         ]
-        # An exception may be falsy, if its class has a length.
+        # An exception may be falsy if its class defines ``__len__``.
         raised = [exc for exc in (self._exit_request, self._error, *failures) if exc is not None]
         chosen = next(iter(raised), None)
         if chosen is None:

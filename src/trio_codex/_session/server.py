@@ -230,9 +230,9 @@ class Server:
         params: wire.Wire,
         undo: Callable[[msgspec.Raw], Awaitable[object]],
     ) -> msgspec.Raw:
-        """Send a request that creates something on the server, and return the raw result. If cancelled, undo it.
+        """Send a request that creates something on the server. If the caller is cancelled, undo the request.
 
-        Raw, because it can be undone even if the result cannot be structured.
+        The result is raw, so that the request can be undone even if the result cannot be structured.
 
         Args:
             method: The method.

@@ -174,7 +174,7 @@ class _Writer:
             schema["items"] = kinds[0]
         else:
             self._require(where, "a tuple of different types", fits=not self._strict)
-            # ``items`` is for the server, which ignores ``prefixItems`` and would make the model send strings.
+            # The server ignores ``prefixItems``; without ``items``, it would make the model send strings.
             schema |= {"prefixItems": written, "items": {"anyOf": kinds}}
         return schema
 

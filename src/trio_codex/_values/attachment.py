@@ -66,7 +66,7 @@ class Attachment:
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:
-        ValueError: The URL contains credentials.
+        ValueError: The URL contains credentials, or is malformed.
         TypeError: A value has the wrong type.
     """
 

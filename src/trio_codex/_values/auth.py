@@ -40,7 +40,7 @@ def _as_bytes(value: str | bytes) -> bytes:
 def _claim(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None:
         check_type(attribute.name, value, str, "pass a string")
-        _encode(attribute.name, value, "decode it as UTF-8")
+        _encode(attribute.name, value, "pass valid Unicode")
 
 
 def _encode(name: str, value: str, hint: str) -> bytes:

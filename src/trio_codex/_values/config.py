@@ -79,7 +79,7 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
 
 
 def _is_utf8(text: str) -> bool:
-    """Return whether a text is UTF-8 for the system, which receives lone surrogates as other bytes."""
+    """Return whether a text is valid UTF-8 once it is encoded for the system, as lone surrogates may not be."""
     try:
         os.fsencode(text).decode("utf-8")
     except UnicodeError:
@@ -129,7 +129,7 @@ class ClientConfig:
         interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
         on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``. With
             ``"kill"``, give up the connection, and kill the server if this client started it; this also loses its
-            other turns. With ``"abandon"``, report only this turn as lost.
+            other turns. With ``"abandon"``, report only this turn as lost; an attached client always does so.
 
     Raises:
         ValueError: A value is out of range.

@@ -148,7 +148,7 @@ class Codex:
         ``trio_codex/unknownServerRequest``.
 
         Raises:
-            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer``, and gets no more.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
             ConnectionBroken: While iterating: the connection ended.
         """
     async def wait_closed(self) -> CodexError:
@@ -248,7 +248,7 @@ class Codex:
     async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
-        If this is cancelled after the request was sent, the thread is deleted before ``CancelledError`` propagates.
+        If this is cancelled after the request was sent, the thread is deleted, or unsubscribed from if it is ephemeral.
 
         Args:
             **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
@@ -285,7 +285,7 @@ class Codex:
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another one.
 
-        If this is cancelled after the request was sent, the new thread is deleted before ``CancelledError`` propagates.
+        If this is cancelled after the request was sent, the new thread is deleted, or unsubscribed from if ephemeral.
 
         Args:
             thread_id: The id of the thread to fork.
@@ -5491,7 +5491,7 @@ class SupervisedTurn:
         """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation.
 
         Raises:
-            CodexError: As there, except for a lost connection.
+            CodexError: As in :meth:`~trio_codex.Turn.interrupt`, except for a lost connection.
         """
     def give_up(self) -> None:
         """Record that the scope has exited, even if the end of the prompt is unknown."""

@@ -53,7 +53,7 @@ class Attachment:
 
     @property
     def options(self) -> str:
-        """The options that attach another command to the same server, each preceded by a space."""
+        """The options that attach another command to the same server, each preceded by a space. A query is not shown."""
         token = "" if self.token_file is None else f" --token-file {shlex.quote(self.token_file)}"
         return f" --attach {shlex.quote(self.shown)}{token}"
 

@@ -179,10 +179,10 @@ class ChatScreen(Screen):
 
     def suspend(self) -> None:
         """Stop the program on Ctrl-Z, and return when it continues. Meanwhile the terminal is the shell's."""
-        is_taken = self._region is not None  # a question has given it back already
+        is_taken = self._region is not None  # if not, a question has already given the terminal back
         if is_taken:
             self._give_back()
-        # With the default action, because the system ignores the signal if no shell could continue the program.
+        # Not SIGSTOP: the system ignores this signal if no shell could continue the program.
         handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
         signal.signal(signal.SIGTSTP, handler)

@@ -52,7 +52,7 @@ def execute(
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         signal.raise_signal(ended_by[0])
-        return BY_SIGNAL + ended_by[0]  # as the first process of a container, which the signal does not end
+        return BY_SIGNAL + ended_by[0]  # for the first process of a container, which the signal does not end
 
     try:
         return trio.run(main)

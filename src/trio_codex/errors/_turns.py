@@ -158,7 +158,7 @@ class ThreadClosed(CodexError):
 
 @error_class
 class PolicyError(CodexError):
-    """A policy callback raised, or returned something that is not a decision. A request that was still open was denied.
+    """A policy callback raised, or returned something that is not a decision. The request was denied if it was still open.
 
     Attributes:
         method: The server request it was called for.

@@ -224,7 +224,7 @@ class Generations:
         """Admit turns started in the body, or in callbacks of the turn opened there, without waiting for that turn."""
         around = _OPENER.get()
         while around is not None and not around.is_open:
-            # Scopes of a face exit in a context of their own, which leaves theirs in the context of the caller.
+            # A face exits a scope in another context, so its opener stays in the context of the caller.
             around = around.around
         opener = _Opener(self, around)
         token = _OPENER.set(opener)

@@ -148,7 +148,7 @@ def result_of(thread_id: str, turn: wire.Turn, items: Iterable[wire.ThreadItem])
 
 
 def checked(result: TurnResult[Any], output_type: object) -> TurnResult[Any]:
-    """Return the result of a prompt that was completed, or interrupted without having to return a value.
+    """Return the result of a prompt that neither failed nor was interrupted before its output was complete.
 
     Raises:
         TurnFailed: Its turn has failed.

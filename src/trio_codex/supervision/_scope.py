@@ -47,7 +47,7 @@ async def with_task(
             try:
                 # A failed task cancels the body, and leave() then receives the task's exception.
                 if leave is not None:
-                    # An exception may be falsy, if its class has a length.
+                    # An exception may be falsy if its class defines ``__len__``.
                     leave(next(iter(others), None) if body_error is None else body_error)
             finally:
                 shield.cancel()

@@ -130,7 +130,7 @@ class SupervisedTurn:
         """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not continue in another generation.
 
         Raises:
-            CodexError: As there, except for a lost connection.
+            CodexError: As in :meth:`~trio_codex.Turn.interrupt`, except for a lost connection.
         """
         self._prompt.is_stopped = True
         await trio.lowlevel.checkpoint()
