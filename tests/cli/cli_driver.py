@@ -208,14 +208,17 @@ class Terminal:
         self._bytes = b""
         self._read_to = 0
 
-    async def expect(self, text):
-        """Wait until the terminal shows ``text``, after the previously expected text."""
-        while (at := self.seen.find(text, self._read_to)) < 0:
-            more = False
-            with trio.move_on_after(SECONDS):
-                more = await self._more()
-            assert more, f"the terminal never showed {text!r}:\n{self.seen}"
-        self._read_to = at + len(text)
+    async def expect(self, *texts):
+        """Wait until the terminal shows each text, in any order, after the previously expected text."""
+        ends = []
+        for text in texts:
+            while (at := self.seen.find(text, self._read_to)) < 0:
+                more = False
+                with trio.move_on_after(SECONDS):
+                    more = await self._more()
+                assert more, f"the terminal never showed {text!r}:\n{self.seen}"
+            ends.append(at + len(text))
+        self._read_to = max(ends)
 
     async def send(self, text):
         """Type text."""

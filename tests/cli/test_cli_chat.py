@@ -75,8 +75,7 @@ async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_are_a
         await terminal.expect("not available while a turn is running")
         await terminal.send("In green\x17blue.\n")
         await terminal.expect("» In blue.\n")
-        await terminal.expect("↪ sent to the running turn")
-        await terminal.expect("Blue it is.")
+        await terminal.expect("↪ sent to the running turn", "Blue it is.")
         await terminal.expect("tokens: ")
         await terminal.send("/quit\n")
         assert await terminal.end() == 0
