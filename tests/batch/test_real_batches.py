@@ -52,6 +52,16 @@ async def test_a_task_with_an_outcome_is_not_run_again():
         assert [outcome.task.id for outcome in read_outcomes(on.out)] == list(again)
 
 
+async def test_failed_tasks_are_repeated_only_in_another_directory():
+    async with stage() as on:
+        on.model.script("do t1").respond(HTTPFailure(400))
+        await on.run(some(3))
+        assert (await on.run(some(3)))["t1"].resumed
+        failed = [outcome.task for outcome in read_outcomes(on.out) if outcome.status == "failed"]
+        assert failed == [some(3)[1]]
+        assert (await on.run(failed, out=on.out.with_name("again")))["t1"].status == "ok"
+
+
 async def test_each_kind_of_failure_has_the_expected_outcome():
     async with stage() as on:
         for name, replies in {

@@ -216,8 +216,8 @@ def growth_of_the_server(setting):
             async with open_batch(
                 tasks_of(count + AT_ONCE), solve, out=home.tmp / "run", config=home.config(), turns=AT_ONCE
             ) as running:
-                async for _ in running:
-                    pass
+                async for outcome in running:
+                    assert outcome.status == "ok"
         (memory, files, cpu), (memory_then, files_then, cpu_then) = found
         return {
             "server MiB": memory_then - memory,

@@ -28,14 +28,17 @@ async def _offline(*args, **options):
 
 
 def press_ctrl_c_when(happened):
-    """Send SIGINT to this program once ``happened()`` is true. Return the thread that does it."""
+    """Send SIGINT to this program once ``happened()`` is true, within ``SECONDS``. Return the thread that does it."""
 
     def press():
-        while not happened():
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            if happened():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=press)
+    thread = threading.Thread(target=press, daemon=True)
     thread.start()
     return thread
 

@@ -49,9 +49,8 @@ async def test_a_killed_program_resumes_where_it_was(deaths, count, both):
         on.assert_each_once(*steps(count))
 
 
-@pytest.mark.parametrize("broken", ["no_take_back"])
 @pytest.mark.long
-async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(broken, monkeypatch):
+async def test_without_removing_the_tail_the_real_server_repeats_a_prompt(monkeypatch):
     """Control. It needs about a hundred kills, sometimes several hundred: the critical moment lasts milliseconds."""
     from trio_codex.supervision import _fence, _rule
 
